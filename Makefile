@@ -1,0 +1,54 @@
+# GlobalMart. `make` alone lists the commands.
+PYTHON ?= python3
+py := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status lab test bench soak clean lint
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
+
+setup: ## packages, jars, .env and git filter; nothing to do the second time
+	@$(PYTHON) lib/bootstrap.py
+
+demo: ## the whole line on real parts: history, live events, a batch cycle, reports
+	@$(PYTHON) lib/bootstrap.py --ports
+	@$(py) -m lib.demo
+
+up: ## live: stack, generators at 50 events/s, savers and scheduler
+	@$(PYTHON) lib/bootstrap.py --ports
+	@$(py) -m lib.stack up
+
+down: ## stop all of it; the data stays
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m lib.stack down
+
+status: ## what runs, and how far it is
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m lib.stack status
+
+lab: ## JupyterLab in the project, on loopback
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m lib.stack lab
+
+test: ## every test, on ports and data of their own
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m pytest tests/unit
+	@$(py) -m pytest tests/stack
+
+bench: ## the figures of docs/performance.md
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m benchmarks
+
+soak: ## the long forms of the tests
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m pytest tests/stack --soak
+
+lint: setup
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	@.venv/bin/mypy lib generators schedule.py
+	@.venv/bin/sqlfluff lint --disable-progress-bar sql
+	@git ls-files -z '*.ipynb' | xargs -0 -r .venv/bin/nbstripout --verify
+
+clean: ## forget all data, asks first
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m lib.stack clean

@@ -1,0 +1,87 @@
+"""Forward-only migrations: the numbered files of `sql/<database>/`, each in one transaction with its ledger row."""
+
+import hashlib
+from pathlib import Path
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
+
+from lib.settings import ROOT, Settings
+
+ROLE = {"realtime": "globalmart_saver", "warehouse": "globalmart_etl"}
+"""Group role of each database that its migrations grant the jobs' rights to."""
+
+LEDGER = """
+create schema if not exists ops;
+create table if not exists ops.migrations (
+    file text primary key,
+    sha256 text not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+"""
+
+
+class MigrationError(Exception):
+    """A migration can't be applied, or an applied one was changed; the message names the file and says what to do."""
+
+
+def migrate(config: Settings, database: str, folder: Path | None = None) -> list[str]:
+    """Apply what is missing of `sql/<database>/` in the order of the names, and return the files applied.
+
+    Each file commits together with its row in `ops.migrations`. Applying again does nothing. The user of the jobs is
+    made a member of the database's group role.
+
+    Raises
+    ------
+    MigrationError
+        When an applied file was changed or is gone, or a file fails (then nothing of it is applied).
+    """
+    files = sorted((folder or ROOT / "sql" / database).glob("*.sql"))
+    connection = psycopg2.connect(config.dsn(database, admin=True))
+    applied = []
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("select pg_advisory_xact_lock(hashtext('globalmart migrations'))")
+            cursor.execute(LEDGER)
+            cursor.execute("select file, sha256 from ops.migrations")
+            known = dict(cursor.fetchall())
+        _refuse_changes(files, known)
+        for file in files:
+            if file.name not in known and _apply(connection, file):
+                applied.append(file.name)
+        with connection, connection.cursor() as cursor:
+            user = sql.Identifier(parse_dsn(config.dsn(database))["user"])
+            cursor.execute("select current_user = %s", [parse_dsn(config.dsn(database))["user"]])
+            if cursor.fetchone() == (False,):
+                cursor.execute(sql.SQL("grant {} to {}").format(sql.Identifier(ROLE[database]), user))
+    finally:
+        connection.close()
+    return applied
+
+
+def _refuse_changes(files: list[Path], known: dict[str, str]) -> None:
+    present = {file.name: _digest(file) for file in files}
+    for name, digest in known.items():
+        if present.get(name) != digest:
+            what = "was changed after it was applied" if name in present else "was applied and is gone"
+            raise MigrationError(f"sql: {name} {what}; restore it, and put the change into a new file with a higher number")
+
+
+def _apply(connection: "psycopg2.extensions.connection", file: Path) -> bool:
+    """Apply one file with its ledger row; False when another process has just done so."""
+    with connection, connection.cursor() as cursor:
+        try:
+            cursor.execute("select pg_advisory_xact_lock(hashtext('globalmart migrations'))")
+            cursor.execute("select from ops.migrations where file = %s", [file.name])
+            if cursor.rowcount:
+                return False
+            cursor.execute(file.read_text())
+            cursor.execute("insert into ops.migrations (file, sha256) values (%s, %s)", [file.name, _digest(file)])
+        except psycopg2.Error as error:
+            raise MigrationError(f"sql: {file.name} failed, and nothing of it was applied: {error}") from error
+    return True
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
