@@ -111,7 +111,9 @@ def find_java() -> str:
 def check_machine(java: str) -> None:
     """End the program on a platform that the embedded parts don't run on."""
     if sys.version_info < (3, 11):
-        fail(f"Python 3.11 or later is needed, and this is {platform.python_version()}: run with PYTHON=python3.11 make …")
+        fail(
+            f"Python 3.11 or later is needed, and this is {platform.python_version()}: run with PYTHON=python3.11 make …"
+        )
     if (platform.system(), platform.machine()) not in POSTGRES:
         fail(
             f"{platform.system()} on {platform.machine()} is not supported: "
@@ -175,7 +177,9 @@ def install(java: str) -> None:
         step("Python packages, from uv.lock")
         env = os.environ | {"UV_PROJECT_ENVIRONMENT": ".venv"}
         env.pop("VIRTUAL_ENV", None)
-        run([str(uv / "bin" / "python"), "-m", "uv", "sync", "--frozen", "--quiet", "--python", sys.executable], env=env)
+        run(
+            [str(uv / "bin" / "python"), "-m", "uv", "sync", "--frozen", "--quiet", "--python", sys.executable], env=env
+        )
         step("jars and PostgreSQL, from jars.xml")
         resolve_jars(java)
     except subprocess.CalledProcessError as error:

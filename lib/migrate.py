@@ -65,7 +65,9 @@ def _refuse_changes(files: list[Path], known: dict[str, str]) -> None:
     for name, digest in known.items():
         if present.get(name) != digest:
             what = "was changed after it was applied" if name in present else "was applied and is gone"
-            raise MigrationError(f"sql: {name} {what}; restore it, and put the change into a new file with a higher number")
+            raise MigrationError(
+                f"sql: {name} {what}; restore it, and put the change into a new file with a higher number"
+            )
 
 
 def _apply(connection: "psycopg2.extensions.connection", file: Path) -> bool:

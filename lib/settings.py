@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     def _fill_urls(self) -> Self:
         unknown = set(self.parts) - set(get_args(Part))
         if unknown:
-            raise ValueError(f"GM_EMBEDDED names {', '.join(sorted(unknown))}; known parts: {', '.join(get_args(Part))}")
+            raise ValueError(
+                f"GM_EMBEDDED names {', '.join(sorted(unknown))}; known parts: {', '.join(get_args(Part))}"
+            )
         for name in ("data_dir", "runs_dir", "notebooks_dir", "jars_dir"):
             setattr(self, name, (ROOT / getattr(self, name)).resolve())
         self._fill("kafka", "kafka_bootstrap", f"localhost:{self.kafka_port}")

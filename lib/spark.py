@@ -1,11 +1,15 @@
 """Spark sessions: thin clients of the two long-lived Spark Connect servers."""
 
+import atexit
+
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
+from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from lib.settings import settings
 
-RETRY_SECONDS = 5
+RETRIES = {"max_retries": 6, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 1500}
+"""A server that is gone is noticed within about six seconds (milliseconds here); Spark's default takes minutes."""
 
 
 def speed() -> SparkSession:
@@ -19,9 +23,19 @@ def batch() -> SparkSession:
 
 
 def connect(url: str) -> SparkSession:
-    """A session on the Spark Connect server at `url`; a server that is gone is noticed within seconds, not minutes."""
-    session: SparkSession = SparkSession.builder.remote(url).getOrCreate()
-    session.client.set_retry_policies(
-        [DefaultPolicy(max_retries=6, initial_backoff=100, backoff_multiplier=3.0, max_backoff=RETRY_SECONDS * 1000 // 4)]
-    )
+    """A new session on the Spark Connect server at `url`; it is closed when this process ends in order."""
+    session = ConnectSession(connection=url)
+    session.client.set_retry_policies([DefaultPolicy(**RETRIES)])
+    atexit.register(close, session)
     return session
+
+
+def attach(url: str, session_id: str) -> SparkSession:
+    """The session `session_id` of another client of the server at `url`."""
+    return connect(f"{url.rstrip(';')};session_id={session_id}")
+
+
+def close(session: SparkSession) -> None:
+    """End a session on its server, with all that still runs in it; harmless when it is closed."""
+    if not session.is_stopped:
+        session.stop()

@@ -1,7 +1,6 @@
 """The local stack under its process manager: up, down, status; `python -m lib.stack COMMAND` is what `make` calls."""
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from supervisor.xmlrpc import SupervisorTransport
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from lib import bootstrap, migrate, parts, postgres
+from lib import migrate, parts, postgres
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 START_SECONDS = 90

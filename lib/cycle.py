@@ -1,0 +1,232 @@
+"""A cycle: jobs over one cut, in the order of what they read and write, each attempt with its row in the registry."""
+
+import graphlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, date, datetime
+from threading import Event
+from typing import Any
+
+from tenacity import (
+    Retrying,
+    retry_if_result,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_exponential,
+)
+
+from lib import locks, registry
+from lib.incremental import open_cut
+from lib.jobs import Job, JobError, dependencies, scan
+from lib.overview import refresh_gallery
+from lib.registry import Cycle
+from lib.runs import Notify, Run, execute, new_id
+from lib.settings import settings
+
+LOCK = "cycle"
+WAIT_SECONDS = 600
+BACKOFF_SECONDS = 10
+
+
+def run_cycle(
+    jobs: Sequence[Job],
+    *,
+    label: str = "batch",
+    given: Mapping[str, Any] | None = None,
+    run_date: date | None = None,
+    resume: Cycle | None = None,
+    parallel: int | None = None,
+    stop: Event,
+    notify: Notify,
+    say: Callable[[str], None],
+) -> list[Run]:
+    """Run the jobs over one cut; a job that isn't done makes those that depend on it `skipped`.
+
+    Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom.
+
+    Raises
+    ------
+    locks.LockHeld
+        When another cycle is at work for too long.
+    """
+    jobs = [job for job in jobs if resume is None or job.name not in resume.done]
+    savers = [job for job in jobs if job.schedule == "stream"]
+    others = [job for job in jobs if job.schedule != "stream"]
+    cycle_id = resume.cycle_id if resume else new_id(label)
+    runs = _run_in_order(
+        savers, lambda job: _run_saver(job, cycle_id, given or {}, stop, notify), len(savers), stop, notify
+    )
+    if not others:
+        return runs
+    with locks.hold(LOCK, wait=WAIT_SECONDS, stop=stop, say=say):
+        with registry.warehouse() as connection:
+            registry.sweep(connection, but=_savers())
+        cycle = resume or _open_cycle(cycle_id, run_date)
+        say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
+        return _run_in_order(
+            others,
+            lambda job: run_job(
+                job,
+                cycle_id=cycle_id,
+                run_date=cycle.run_date,
+                cut_id=cycle.cut_id,
+                given=given,
+                stop=stop,
+                notify=notify,
+            ),
+            parallel or settings().parallel_jobs,
+            stop,
+            notify,
+            before=runs,
+            cycle=cycle,
+        )
+
+
+def _savers() -> list[str]:
+    return [job.name for job in scan(settings().notebooks_dir)[0] if job.schedule == "stream"]
+
+
+def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
+    try:
+        cut = open_cut(run_date)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    return Cycle(cycle_id, cut.run_date, cut.cut_id)
+
+
+def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, notify: Notify) -> Run:
+    """Run a saver once; one that is at work already is left alone."""
+    today = datetime.now(UTC).date()
+    try:
+        with locks.hold(job.name):
+            with registry.warehouse() as connection:
+                registry.sweep(connection, only=[job.name])
+            return run_job(job, cycle_id=cycle_id, run_date=today, given=given, stop=stop, notify=notify)
+    except locks.LockHeld:
+        with registry.warehouse() as connection:
+            last = registry.last_runs(connection, status="running").get(job.name)
+        run = Run(job, today, run_id=last.run_id if last else "", error="is at work already, left alone")
+        notify(run)
+        return run
+
+
+def run_job(
+    job: Job,
+    *,
+    run_date: date,
+    cycle_id: str | None = None,
+    cut_id: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    stop: Event,
+    notify: Notify,
+) -> Run:
+    """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
+    parameters = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
+    attempts = itertools.count(1)
+
+    def attempt() -> Run:
+        run = Run(job, run_date, cycle_id, cut_id, next(attempts), parameters)
+        _attempt(run, stop, notify)
+        return run
+
+    retrying = Retrying(
+        stop=stop_after_attempt(1 + job.retries) | stop_when_event_set(stop),
+        wait=wait_exponential(max=BACKOFF_SECONDS),
+        sleep=sleep_using_event(stop),
+        retry=retry_if_result(lambda run: run.status != "done"),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    return retrying(attempt)
+
+
+def parameters_for(
+    job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given` by hand."""
+    ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
+    return {name: value for name, value in ours.items() if name in job.parameters} | dict(given or {})
+
+
+def _attempt(run: Run, stop: Event, notify: Notify) -> None:
+    with registry.warehouse() as connection:
+        registry.record(connection, run)
+    notify(run)
+    execute(run, stop=stop, notify=notify)
+    _close(run, notify)
+
+
+def _close(run: Run, notify: Notify) -> None:
+    with registry.warehouse() as connection:
+        registry.record(connection, run)
+        last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")
+    refresh_gallery(last, good)
+    notify(run)
+
+
+def _run_in_order(
+    jobs: Sequence[Job],
+    run_one: Callable[[Job], Run],
+    parallel: int,
+    stop: Event,
+    notify: Notify,
+    *,
+    before: Iterable[Run] = (),
+    cycle: Cycle | None = None,
+) -> list[Run]:
+    """Run each job as soon as those that it depends on are done."""
+    by_name = {job.name: job for job in jobs}
+    ended = {run.job.name: run for run in before}
+    upstream = dependencies([*by_name.values(), *(run.job for run in ended.values())])
+    sorter = graphlib.TopologicalSorter({name: upstream[name] & by_name.keys() for name in by_name})
+    sorter.prepare()
+    at_work: dict[Future[Run], str] = {}
+    with ThreadPoolExecutor(max(parallel, 1)) as pool:
+        try:
+            while sorter.is_active():
+                for name in sorter.get_ready():
+                    reason = _obstacle(sorted(upstream[name]), ended, stop)
+                    if reason:
+                        ended[name] = _skip(by_name[name], reason, cycle, notify)
+                        sorter.done(name)
+                    else:
+                        at_work[pool.submit(run_one, by_name[name])] = name
+                for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
+                    name = at_work.pop(future)
+                    ended[name] = future.result()
+                    sorter.done(name)
+        except KeyboardInterrupt:
+            stop.set()
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return list(ended.values())
+
+
+def _obstacle(upstream: Iterable[str], ended: Mapping[str, Run], stop: Event) -> str | None:
+    bad = [f"{name} {ended[name].status}" for name in upstream if name in ended and _is_bad(ended[name])]
+    return ", ".join(bad) or ("stopped" if stop.is_set() else None)
+
+
+def _is_bad(run: Run) -> bool:
+    return run.status not in ("done", "running")
+
+
+def _skip(job: Job, reason: str, cycle: Cycle | None, notify: Notify) -> Run:
+    run = Run(
+        job,
+        cycle.run_date if cycle else datetime.now(UTC).date(),
+        cycle_id=cycle.cycle_id if cycle else None,
+        cut_id=cycle.cut_id if cycle else None,
+    )
+    run.finish("skipped", reason)
+    _close(run, notify)
+    return run
+
+
+def failed(runs: Iterable[Run]) -> bool:
+    """Whether any of the runs isn't what was asked for."""
+    return any(_is_bad(run) for run in runs)

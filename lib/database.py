@@ -1,0 +1,24 @@
+"""Connections to the two PostgreSQL databases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+
+from lib.settings import settings
+
+
+def connect(database: str) -> Connection:
+    """A connection to `realtime` or `warehouse` as the jobs' user, in UTC."""
+    return psycopg2.connect(settings().dsn(database), connect_timeout=10, options="-c timezone=UTC")
+
+
+def frame(connection: Connection, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> pd.DataFrame:
+    """The rows of a query, for tables and charts."""
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        assert cursor.description is not None
+        return pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description])

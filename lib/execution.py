@@ -1,0 +1,167 @@
+"""One notebook executed in a process of its own; what the process exits with is the state of the run.
+
+Imported by the fork server once, so that no run pays for loading papermill and nbconvert.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import papermill
+import psutil
+import scrapbook  # noqa: F401  # lib.report imports it where it is first used, which would be in every run
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
+
+from lib import html, report
+from lib.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
+from lib.settings import ROOT
+
+Send = Callable[[tuple[Any, ...]], None]
+
+
+class Stopped(Exception):
+    """The run was asked to stop while no cell was at work."""
+
+
+class AtomicHandler(LocalHandler):  # type: ignore[misc]  # papermill has no types
+    """papermill's own writer truncates the file first, and leaves half a notebook on a full disk."""
+
+    def write(self, buf: str, path: str) -> None:
+        """Write aside, then rename."""
+        aside = Path(f"{path}.part")
+        aside.write_text(buf, encoding="utf-8")
+        aside.replace(path)
+
+
+papermill_io.register("/", AtomicHandler())
+
+
+def work(assignment: Assignment, pipe: Connection) -> None:
+    """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
+
+    Sends `("cell", number, of, where)` as it goes, and at the end `("numbers", …)` or `("error", first line)`.
+    """
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(assignment.environment, **{RUN_VARIABLE: assignment.run_id})
+    threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
+    _redirect_output(assignment.log)
+    error, code = _execute(assignment, pipe.send)
+    own, latest = assignment.reports
+    html.render(assignment.notebook, own, assets=assignment.assets, error=error)
+    if code == 0:
+        html.publish_latest(own, latest, assets=assignment.assets)
+        pipe.send(("numbers", report.numbers(assignment.notebook)))
+    if assignment.log.stat().st_size == 0:
+        assignment.log.unlink()
+    sys.exit(code)
+
+
+def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
+    """What went wrong, and the exit code that says so."""
+    watch = _Watch(assignment, send)
+    signal.signal(signal.SIGTERM, watch.interrupt)
+    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
+    kernel = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
+    try:
+        papermill.execute_notebook(
+            str(assignment.source),
+            str(assignment.notebook),
+            parameters=dict(assignment.parameters),
+            kernel_name="python3",
+            language="python",
+            cwd=str(ROOT),
+            log_output=False,
+            progress_bar=False,
+            config=Config(KernelManager=kernel),
+            on_cell_start=watch.cell_start,
+            on_cell_executed=watch.cell_end,
+        )
+    except PapermillExecutionError as error:
+        message, code = f"{watch.where}: {error.ename}: {first_line(error.evalue)}", FAILED
+    except DeadKernelError:
+        message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
+    except Stopped:
+        message, code = "stopped between two cells", FAILED
+    else:
+        return None, 0
+    send(("error", message))
+    return message, code
+
+
+class _Watch:
+    """Follows the cells for the scheduler, and hands a request to stop on to the kernel."""
+
+    def __init__(self, assignment: Assignment, send: Send) -> None:
+        source = papermill.iorw.load_notebook_node(str(assignment.source))
+        self.send = send
+        self.sections = _sections(source.cells)
+        tags = [cell.metadata.get("tags", []) for cell in source.cells]
+        # papermill puts a cell of its own behind the parameters; people count the cells of the source.
+        injects = bool(assignment.parameters) and not any("injected-parameters" in cell for cell in tags)
+        self.injected = next((at + 1 for at, cell in enumerate(tags) if "parameters" in cell), 0) if injects else None
+        self.where = "the start of the kernel"
+        self.in_cell = False
+        self.asked_to_stop = False
+
+    def cell_start(self, *, cell_index: int, **_: Any) -> None:
+        if self.asked_to_stop:
+            raise Stopped
+        index = cell_index - (self.injected is not None and cell_index >= self.injected)
+        section = self.sections[index]
+        self.where = f"cell {index + 1}" + (f" ({section})" if section else "")
+        self.send(("cell", index + 1, len(self.sections), self.where))
+        self.in_cell = True
+
+    def cell_end(self, **_: Any) -> None:
+        self.in_cell = False
+
+    def interrupt(self, *_: Any) -> None:
+        """A cell gets a KeyboardInterrupt, and a saver goes on to its receipt; without one nothing new is begun."""
+        if self.in_cell:
+            for kernel in psutil.Process().children():
+                os.killpg(kernel.pid, signal.SIGINT)
+        else:
+            self.asked_to_stop = True
+
+
+def _sections(cells: list[NotebookNode]) -> list[str]:
+    """For each cell the heading of the section that it stands in."""
+    sections = []
+    section = ""
+    for cell in cells:
+        headings = [line for line in cell.source.splitlines() if line.startswith("## ")]
+        if cell.cell_type == "markdown" and headings:
+            section = headings[-1][3:].strip()
+        sections.append(section)
+    return sections
+
+
+def first_line(text: str, limit: int = 300) -> str:
+    """The first line of `text` that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:limit]
+
+
+def _redirect_output(log: Path) -> None:
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _end_with_scheduler(run_id: str) -> None:
+    """Nobody would record how this run ends: whatever it hasn't committed is rolled back, and is done again."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+    kill(run_id)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,139 @@
+"""Rows of the facts from realtime events, with natural keys; and their merge, which looks up the dimension keys."""
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lib import dedup
+from lib.warehouse import Load, read_events
+
+LINES = "array<struct<product_id: string, quantity: int, price: decimal(18,4), category: string>>"
+
+_COMMON = ("event_id", "user_id", "product_id", "country")
+_DIMENSIONS = ("date_id", "customer_id", "product_id_pk", "geography_id")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact table: the realtime table that it is loaded from, its own columns, and the name of its time."""
+
+    table: str
+    source: str
+    columns: tuple[str, ...]
+    time: str
+    keys: tuple[str, ...] = ("event_id",)
+
+
+SALES = Fact(
+    table="fact_sales",
+    source="transactions",
+    columns=("transaction_id", "transaction_timestamp", "quantity", "unit_price", "total_amount"),
+    time="transaction_timestamp",
+)
+PRODUCT_VIEWS = Fact(
+    table="fact_product_views",
+    source="product_view_events",
+    columns=("event_timestamp", "event_type", "session_id", "view_duration"),
+    time="event_timestamp",
+)
+CART_EVENTS = Fact(
+    table="fact_cart_events",
+    source="cart_events",
+    columns=("event_timestamp", "event_type", "session_id", "quantity", "total_amount"),
+    time="event_timestamp",
+)
+FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
+DIMENSION_JOBS = ("etl/dim_date", "etl/dim_geography", "etl/dim_products", "etl/dim_customers")
+"""Facts never read past these jobs' watermarks: their keys are there by then."""
+
+
+def money(quantity: Column, price: Column) -> Column:
+    """quantity × price in two decimals, half away from zero."""
+    return F.round(quantity.cast("decimal(10,0)") * price.cast("decimal(18,4)"), 2).cast("decimal(18,2)")
+
+
+def order_lines(transactions: DataFrame) -> DataFrame:
+    """Explode transactions. Grain: one row per order line, numbered from 1.
+
+    `transactions` has `products` as JSON text; the lines replace it with `line`, `product_id`, `quantity`,
+    `unit_price`, `category`, `total_amount` (quantity × unit price).
+    """
+    lines = transactions.select("*", F.posexplode(F.from_json("products", LINES)).alias("position", "one"))
+    return lines.drop("products").select(
+        *[name for name in transactions.columns if name != "products"],
+        (F.col("position") + 1).alias("line"),
+        F.col("one.product_id").alias("product_id"),
+        F.col("one.quantity").alias("quantity"),
+        F.col("one.price").alias("unit_price"),
+        F.col("one.category").alias("category"),
+        money(F.col("one.quantity"), F.col("one.price")).alias("total_amount"),
+    )
+
+
+def read_unread(load: Load, fact: Fact) -> DataFrame:
+    """The events that the fact hasn't loaded yet, as they are in the realtime table."""
+    columns = {
+        "transactions": "transaction_id, user_id, transaction_timestamp, country, products::text as products",
+        "product_view_events": "event_id, event_type, user_id, product_id, session_id, event_timestamp, country,"
+        " view_duration",
+        "cart_events": "event_id, event_type, user_id, product_id, session_id, event_timestamp, country, quantity, price",
+    }
+    return read_events(load, fact.source, columns[fact.source], load.window.unread(fact.source))
+
+
+def sales(transactions: DataFrame) -> DataFrame:
+    """Rows of `fact_sales` with natural keys. Grain: one row per order line, `<transaction_id>:<line number>`."""
+    lines = order_lines(transactions).withColumn("event_id", F.concat_ws(":", "transaction_id", "line"))
+    return _rows(lines, SALES)
+
+
+def product_views(events: DataFrame) -> DataFrame:
+    """Rows of `fact_product_views` with natural keys. Grain: one row per view."""
+    return _rows(events, PRODUCT_VIEWS)
+
+
+def cart_events(events: DataFrame) -> DataFrame:
+    """Rows of `fact_cart_events` with natural keys. Grain: one row per cart event; no amount without price and quantity."""
+    return _rows(events.withColumn("total_amount", money(F.col("quantity"), F.col("price"))), CART_EVENTS)
+
+
+def _rows(frame: DataFrame, fact: Fact) -> DataFrame:
+    """The fact's columns, with the event's own day, and one row per event id."""
+    rows = frame.select(*_COMMON, *fact.columns, "ingest_batch_id", F.to_date(fact.time).alias("event_date"))
+    return dedup.first_of_each(rows, fact.keys, [fact.time, "ingest_batch_id"])
+
+
+def merge(load: Load, fact: Fact, rows: DataFrame) -> int:
+    """Insert the rows that the fact doesn't hold yet, and return their number.
+
+    Each gets the dimension versions that were valid on the event's own day; a key that no dimension has fails the load
+    (the column is NOT NULL), and a country that is absent is member -1.
+    """
+    more = {"user_id": "varchar(100)", "product_id": "varchar(100)", "country": "varchar(100)", "event_date": "date"}
+    staged = load.stage(fact.table, rows, like=fact.table, **more)
+    own = sql.SQL(", ").join(
+        sql.SQL("s.{}").format(sql.Identifier(name)) for name in (*fact.columns, "ingest_batch_id")
+    )
+    return load.execute(
+        sql.SQL(
+            "insert into {fact} (event_id, {dimensions}, {names}, ingest_batch_id)"
+            " select s.event_id, d.date_id, c.customer_id, p.product_id_pk, g.geography_id, {own}"
+            " from staging.{staged} s"
+            " left join dim_date d on d.date = s.event_date"
+            " left join dim_customers c on c.user_id = s.user_id and s.event_date >= c.effective_date"
+            " and (c.end_date is null or s.event_date < c.end_date)"
+            " left join dim_products p on p.product_id = s.product_id and s.event_date >= p.effective_date"
+            " and (p.end_date is null or s.event_date < p.end_date)"
+            " left join dim_geography g on g.country = coalesce(s.country, '')"
+            " where {new}"
+        ).format(
+            fact=sql.Identifier(fact.table),
+            dimensions=sql.SQL(", ").join(map(sql.Identifier, _DIMENSIONS)),
+            names=sql.SQL(", ").join(map(sql.Identifier, fact.columns)),
+            own=own,
+            staged=sql.Identifier(staged),
+            new=dedup.unless_known(fact.table, "s", fact.keys),
+        )
+    )

@@ -1,0 +1,196 @@
+"""Incremental loading by the ledger: cuts, watermarks, the batches in between, and the day on which an event is booked.
+
+A cycle fixes one cut, the last ledger batch of each realtime table that it reads. A job reads from the cut of its
+watermark to the cut of its cycle, and never asks the clock.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lib import database
+from lib.schemas import CONTRACTS
+
+GRACE = timedelta(minutes=15)
+"""The run date is the UTC day of so long ago, so that a day is closed only when its last events have arrived."""
+
+_COLUMNS = "cut_id, run_date, " + ", ".join(CONTRACTS)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Up to where a cycle reads: the last ledger batch of each realtime table. `cut_id` 0 is one that isn't stored yet."""
+
+    cut_id: int
+    run_date: date
+    batches: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a job has to read: `since` is the cut of its watermark (None before its first load), `cut` where it goes.
+
+    `cuts` are those between them in order, with the whole open day of `since` and the cut before that one.
+    """
+
+    since: Cut | None
+    cut: Cut
+    cuts: tuple[Cut, ...]
+
+    @property
+    def settled_before(self) -> date:
+        """Days before this one were evaluated by an earlier load: events booked on them aren't read again."""
+        return self.since.run_date if self.since else date.min
+
+    def unread(self, table: str) -> tuple[int, int]:
+        """The batches `(after, upto]` that no earlier load has read."""
+        return (self.since.batches[table] if self.since else 0), self.cut.batches[table]
+
+    def open(self, table: str) -> tuple[int, int]:
+        """The unread batches, and the earlier ones with events that are booked on a day that isn't settled."""
+        first = self.cuts[0]
+        return (first.batches[table] if first.run_date < self.settled_before else 0), self.cut.batches[table]
+
+    def booked_day(self, table: str, batch: Column, time: Column) -> Column:
+        """The day on which an event is booked: its own UTC day, or the run date of the cut before the one that first
+        covers its batch, if that is later."""
+        own = F.to_date(time)
+        uppers = {date.min: 0}
+        for before, cut in zip([None, *self.cuts], self.cuts, strict=False):
+            uppers[before.run_date if before else date.min] = cut.batches[table]
+        days = sorted(uppers)
+        booked = F.greatest(own, F.lit(days[-1]))
+        for day in reversed(days[:-1]):
+            booked = F.when(batch <= uppers[day], own if day == date.min else F.greatest(own, F.lit(day))).otherwise(
+                booked
+            )
+        return booked
+
+
+def open_cut(run_date: date | None = None) -> Cut:
+    """Fix and store the cut of a new cycle.
+
+    Raises
+    ------
+    ValueError
+        When `run_date` lies before that of an earlier cut, or after today.
+    """
+    with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("lock table ops.cuts in share row exclusive mode")
+        return store_cut(cursor, next_cut(cursor, run_date))
+
+
+def next_cut(cursor: Cursor, run_date: date | None = None) -> Cut:
+    """The cut that a cycle would get now; nothing is stored."""
+    before = latest_cut(cursor)
+    today = (datetime.now(UTC) - GRACE).date()
+    floor = before.run_date if before else date.min
+    day = run_date or max(today, floor)
+    if day < floor:
+        raise ValueError(f"the run date {day} lies before {floor}, that of the last cut: cuts never go back")
+    if day > datetime.now(UTC).date():
+        raise ValueError(f"the run date {day} lies in the future")
+    read = before.batches if before else dict.fromkeys(CONTRACTS, 0)
+    with closing(database.connect("realtime")) as realtime, realtime.cursor() as ledger:
+        return Cut(0, day, {table: _last_batch(ledger, table, read[table], day) for table in CONTRACTS})
+
+
+def _last_batch(ledger: Cursor, table: str, read: int, run_date: date) -> int:
+    """The last batch before the first unread one that holds an event after the run date."""
+    ledger.execute(
+        "select coalesce(min(ingest_batch_id) filter (where last_event_at >= %s) - 1, max(ingest_batch_id), %s)"
+        " from ops.ingest_batches where source_table = %s and ingest_batch_id > %s",
+        [datetime.combine(run_date + timedelta(days=1), datetime.min.time(), UTC), read, table, read],
+    )
+    row = ledger.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def store_cut(cursor: Cursor, cut: Cut) -> Cut:
+    """Store a cut in the caller's transaction, and return it with its number."""
+    insert = "insert into ops.cuts (run_date, {}) values (%s, %s, %s, %s) returning cut_id"
+    tables = sql.SQL(", ").join(map(sql.Identifier, CONTRACTS))
+    cursor.execute(sql.SQL(insert).format(tables), [cut.run_date, *(cut.batches[table] for table in CONTRACTS)])
+    row = cursor.fetchone()
+    assert row is not None
+    return Cut(row[0], cut.run_date, cut.batches)
+
+
+def latest_cut(cursor: Cursor) -> Cut | None:
+    """The last cut that was stored."""
+    return next(iter(_cuts(cursor, "order by cut_id desc limit 1")), None)
+
+
+def find_cut(cursor: Cursor, cut: int, run_date: str = "") -> Cut:
+    """The stored cut with this number; for 0 the one that a cycle would get now.
+
+    Raises
+    ------
+    LookupError
+        When there is no such cut.
+    """
+    if not cut:
+        return next_cut(cursor, date.fromisoformat(run_date) if run_date else None)
+    found = _cuts(cursor, "where cut_id = %s", [cut])
+    if not found:
+        raise LookupError(f"ops.cuts has no cut {cut}")
+    return found[0]
+
+
+def at_most(cursor: Cursor, cut: Cut, jobs: Sequence[str]) -> Cut:
+    """The cut, or the earliest of the watermarks of `jobs` where that lies before it.
+
+    Raises
+    ------
+    LookupError
+        When one of the jobs has loaded nothing yet.
+    """
+    for job in jobs:
+        loaded = watermark(cursor, job)
+        if loaded is None:
+            raise LookupError(f"{job} has loaded nothing yet: `schedule.py run {job}` first")
+        if not cut.cut_id or loaded.cut_id < cut.cut_id:
+            cut = loaded
+    return cut
+
+
+def watermark(cursor: Cursor, job: str) -> Cut | None:
+    """The cut up to which a job has loaded; None before its first load."""
+    query = "where cut_id = (select cut_id from ops.watermarks where job = %s)"
+    return next(iter(_cuts(cursor, query, [job])), None)
+
+
+def advance(cursor: Cursor, job: str, cut: Cut) -> None:
+    """Move a job's watermark to a cut, in the transaction of its rows."""
+    cursor.execute(
+        "insert into ops.watermarks (job, cut_id) values (%s, %s) on conflict (job) do update"
+        " set cut_id = excluded.cut_id, updated_at = clock_timestamp()",
+        [job, cut.cut_id],
+    )
+
+
+def window(cursor: Cursor, job: str, cut: Cut) -> Window:
+    """What a job has to read to get to a cut; nothing when it is there already."""
+    since = watermark(cursor, job)
+    if since and cut.cut_id and since.cut_id > cut.cut_id:
+        cut = since
+    stop = cut.cut_id or None
+    between = _cuts(cursor, "where cut_id <= coalesce(%s, cut_id) and run_date >= %s order by cut_id", [
+        stop, since.run_date if since else date.min,
+    ])  # fmt: skip
+    first = between[0].cut_id if between else stop
+    before = _cuts(cursor, "where cut_id < coalesce(%s, cut_id + 1) order by cut_id desc limit 1", [first])
+    cuts = [*before, *between] + ([] if cut.cut_id else [cut])
+    return Window(since, cut, tuple(cuts))
+
+
+def _cuts(cursor: Cursor, condition: str, parameters: Sequence[object] = ()) -> list[Cut]:
+    cursor.execute(f"select {_COLUMNS} from ops.cuts {condition}", parameters)
+    return [Cut(row[0], row[1], dict(zip(CONTRACTS, row[2:], strict=True))) for row in cursor.fetchall()]

@@ -1,0 +1,162 @@
+"""The scheduler: cycles by cron, and savers that are kept running."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from threading import Event, Thread
+
+import psycopg2
+from apscheduler.schedulers.background import BackgroundScheduler
+from psycopg2.extensions import connection as Connection
+from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
+
+from lib import locks, registry, stream
+from lib.cycle import run_cycle, run_job
+from lib.front_matter import trigger
+from lib.jobs import Job, cron_line, scan
+from lib.runs import Notify
+from lib.settings import settings
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = 15
+LOOK_SECONDS = 5
+MISFIRE_SECONDS = 60
+
+
+class SaverFailed(Exception):
+    """A saver's run ended other than it should."""
+
+
+def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], None]) -> None:
+    """Run cycles by cron and keep the savers running, until SIGTERM or SIGINT; new notebooks are taken in as they come.
+
+    Raises
+    ------
+    locks.LockHeld
+        When another scheduler does this already.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    roles = [role for role, wanted in (("streams", streams), ("cron", cron)) if wanted]
+    held = {role: locks.acquire(role) for role in roles}
+    stop = Event()
+    timer = BackgroundScheduler(timezone=UTC)
+    timer.start()
+    savers: dict[str, Thread] = {}
+    try:
+        while True:
+            jobs, problems = scan(settings().notebooks_dir)
+            for problem in problems:
+                _say_once(f"broken, so not run: {problem}")
+            if streams:
+                _start_savers(savers, jobs, stop, notify)
+            if cron:
+                _plan(timer, jobs, stop, notify, say)
+            time.sleep(LOOK_SECONDS)
+            _keep(held)
+    except KeyboardInterrupt:
+        say("stopping: each run has 30 s to end by itself")
+    finally:
+        stop.set()
+        timer.shutdown(wait=True)
+        for thread in savers.values():
+            thread.join()
+        for connection in held.values():
+            connection.close()
+
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.error(text)
+
+
+def _keep(held: dict[str, Connection]) -> None:
+    """Take the locks again when the warehouse was restarted under us."""
+    for role, connection in held.items():
+        if locks.is_alive(connection):
+            continue
+        try:
+            held[role] = locks.acquire(role)
+        except psycopg2.OperationalError as error:
+            logger.error("the warehouse is away: %s", _brief(error))
+
+
+def _plan(timer: BackgroundScheduler, jobs: list[Job], stop: Event, notify: Notify, say: Callable[[str], None]) -> None:
+    """One timer per cron line; which jobs it starts is looked up when it fires."""
+    lines = {line for job in jobs if (line := cron_line(job, settings().cron))}
+    for line in lines - {timed.id for timed in timer.get_jobs()}:
+        timer.add_job(
+            _tick,
+            trigger(line),
+            args=[line, stop, notify, say],
+            id=line,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=MISFIRE_SECONDS,
+        )
+
+
+def _tick(line: str, stop: Event, notify: Notify, say: Callable[[str], None]) -> None:
+    jobs = [job for job in scan(settings().notebooks_dir)[0] if cron_line(job, settings().cron) == line]
+    if not jobs or stop.is_set():
+        return
+    label = "+".join(dict.fromkeys(job.schedule if job.schedule in ("batch", "daily") else job.name for job in jobs))
+    try:
+        run_cycle(jobs, label=label, stop=stop, notify=notify, say=say)
+    except (psycopg2.Error, locks.LockHeld) as error:
+        logger.error("the cycle of %s didn't run to its end; the next one catches up: %s", line, _brief(error))
+
+
+def _start_savers(savers: dict[str, Thread], jobs: list[Job], stop: Event, notify: Notify) -> None:
+    for job in jobs:
+        if job.schedule == "stream" and not (job.name in savers and savers[job.name].is_alive()):
+            savers[job.name] = Thread(target=keep_running, args=(job, stop, notify), name=job.name)
+            savers[job.name].start()
+
+
+def keep_running(job: Job, stop: Event, notify: Notify) -> None:
+    """Run a saver again and again until `stop` is set; after failures with a growing pause, forever."""
+    while not stop.is_set() and job.path.exists():
+        Retrying(
+            stop=stop_when_event_set(stop),
+            wait=wait_exponential(multiplier=0.5, max=BACKOFF_SECONDS),
+            sleep=sleep_using_event(stop),
+            before_sleep=_log_failure,
+            retry_error_callback=lambda state: None,
+        )(_run_saver, job, stop, notify)
+
+
+def _run_saver(job: Job, stop: Event, notify: Notify) -> None:
+    with locks.hold(job.name):
+        with registry.warehouse() as connection:
+            registry.sweep(connection, only=[job.name])
+        # Spark Connect keeps a query running when its notebook dies.
+        for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
+            logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
+        minutes = {"run_minutes": settings().stream_run_minutes} if "run_minutes" in job.parameters else {}
+        # Another attempt has to go through here too, so retries are the caller's.
+        once = replace(job, retries=0)
+        run = run_job(once, run_date=datetime.now(UTC).date(), given=minutes, stop=stop, notify=notify)
+    if run.status != "done":
+        raise SaverFailed(f"{run.run_id} {run.status}: {run.error}")
+
+
+def _log_failure(state: RetryCallState) -> None:
+    job: Job = state.args[0]
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0
+    logger.error(
+        "%s fails (%d times in a row), again in %.1f s: %s", job.name, state.attempt_number, pause, _brief(error)
+    )
+
+
+def _brief(error: BaseException | None) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:500]

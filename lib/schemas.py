@@ -1,0 +1,133 @@
+"""The contracts of the three event streams: what a message may hold, and which column keeps it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from lib.settings import TOPICS
+
+Kind = Literal["text", "whole", "money", "time", "lines"]
+
+MAX_TEXT = 100
+"""Characters of a text."""
+
+MAX_WHOLE = 2**31 - 1
+"""Greatest whole number (PostgreSQL's integer)."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared field of an event: its JSON name, type, and bounds; `column` keeps it (by default its own name)."""
+
+    name: str
+    kind: Kind
+    required: bool = False
+    column: str = ""
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+    digits: int = 16
+    """Money is below 10 to this power."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "column", self.column or self.name)
+
+    @property
+    def is_id(self) -> bool:
+        """Whether it is an id: an empty one counts as absent."""
+        return self.name.endswith("_id")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The fields of one topic's events, and the realtime table (one row per event) that stores them."""
+
+    table: str
+    key: str
+    time: str
+    fields: tuple[Field, ...]
+
+    @property
+    def topic(self) -> str:
+        """The Kafka topic."""
+        return TOPICS[self.table]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the declared fields, in order."""
+        return tuple(field.column for field in self.fields)
+
+
+LINE = (
+    Field("product_id", "text", required=True),
+    Field("quantity", "whole", required=True, minimum=1),
+    Field("price", "money", required=True, digits=14),
+    Field("category", "text"),
+)
+"""One order line of a transaction. A price is below 10**14, so that it fits `unit_price numeric(18, 4)`."""
+
+TRANSACTIONS = Contract(
+    table="transactions",
+    key="transaction_id",
+    time="transaction_timestamp",
+    fields=(
+        Field("transaction_id", "text", required=True),
+        Field("user_id", "text", required=True),
+        Field("transaction_timestamp", "time", required=True),
+        Field("total_amount", "money", required=True),
+        Field("country", "text"),
+        Field("products", "lines", required=True),
+    ),
+)
+
+_SHOPPER = (
+    Field("user_id", "text", required=True),
+    Field("product_id", "text", required=True),
+    Field("session_id", "text"),
+    Field("timestamp", "time", required=True, column="event_timestamp"),
+    Field("country", "text"),
+    Field("category", "text"),
+)
+
+PRODUCT_VIEW_EVENTS = Contract(
+    table="product_view_events",
+    key="event_id",
+    time="event_timestamp",
+    fields=(
+        Field("event_id", "text", required=True),
+        Field("event_type", "text", required=True, choices=("view",)),
+        *_SHOPPER,
+        Field("view_duration", "whole"),
+    ),
+)
+
+CART_EVENTS = Contract(
+    table="cart_events",
+    key="event_id",
+    time="event_timestamp",
+    fields=(
+        Field("event_id", "text", required=True),
+        Field("event_type", "text", required=True, choices=("add", "remove", "update", "checkout")),
+        *_SHOPPER,
+        Field("quantity", "whole"),
+        Field("price", "money", digits=14),
+    ),
+)
+
+CONTRACTS = {contract.table: contract for contract in (TRANSACTIONS, PRODUCT_VIEW_EVENTS, CART_EVENTS)}
+"""Each contract by its table."""
+
+
+def describe(contract: Contract) -> pd.DataFrame:
+    """The fields of a contract, one row each, for people."""
+    limits = {"text": f"up to {MAX_TEXT} characters", "whole": "whole number", "money": "amount", "time": "ISO 8601"}
+    rows = [
+        {
+            "field": field.name,
+            "type": ", ".join(field.choices) or limits.get(field.kind, "list of order lines"),
+            "required": "yes" if field.required else "",
+            "column": field.column,
+        }
+        for field in contract.fields
+    ]
+    return pd.DataFrame(rows)

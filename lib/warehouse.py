@@ -1,0 +1,223 @@
+"""Reading both databases into Spark, and one job's load of the warehouse: stage, then one transaction with its checks."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import parse_dsn
+from pyspark.sql import DataFrame, SparkSession
+
+from lib import database, dedup, incremental, spark
+from lib.incremental import Cut, Window
+from lib.settings import settings
+
+BATCH_SIZE = 5000
+FETCH_SIZE = 10_000
+IDLE_MINUTES = 10
+STALE_HOURS = 12
+
+
+@dataclass
+class Load:
+    """One run of a job on the warehouse: its Spark session, its window, and the transaction that it writes in.
+
+    Nothing is visible to others before `finish`, which commits with `publish` and rolls back without. When a notebook
+    fails before, its connection closes, and PostgreSQL rolls back.
+    """
+
+    job: str
+    session: SparkSession
+    connection: Connection
+    window: Window
+    publish: bool
+    staged: list[str] = field(default_factory=list)
+    kept: list[DataFrame] = field(default_factory=list)
+
+    @property
+    def cut(self) -> Cut:
+        """The cut that this run reads up to."""
+        return self.window.cut
+
+    def keep(self, frame: DataFrame) -> DataFrame:
+        """Keep a frame that is used more than once on the Spark server until `finish`."""
+        self.kept.append(frame.cache())
+        return frame
+
+    def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
+        """Write a frame into an unlogged staging table, whose name is returned.
+
+        Its columns have the types of the columns of the table `like` with the same name; `more` gives the types of others.
+        """
+        table = f"{name}_{uuid.uuid4().hex[:12]}"
+        columns = [
+            sql.SQL("null::{} as {}").format(sql.SQL(more[column]), sql.Identifier(column))
+            if column in more
+            else sql.Identifier(column)
+            for column in frame.columns
+        ]
+        create = sql.SQL("create unlogged table staging.{} as select {} from {} limit 0").format(
+            sql.Identifier(table), sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
+        )
+        with closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+            cursor.execute(create)
+            cursor.execute(
+                sql.SQL("comment on table staging.{} is %s").format(sql.Identifier(table)),
+                [datetime.now(UTC).isoformat()],
+            )
+        self.staged.append(table)
+        options = jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
+        frame.write.format("jdbc").options(**options).mode("append").save()
+        self.execute(sql.SQL("analyze staging.{}").format(sql.Identifier(table)))
+        return table
+
+    def execute(self, statement: sql.Composable | str, *parameters: Any) -> int:
+        """Run one statement in the load's transaction, and return the number of rows that it touched."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return int(cursor.rowcount)
+
+    def insert_new(self, table: str, staged: str, key: Sequence[str]) -> int:
+        """Insert the staged rows whose key the table doesn't have, and return their number."""
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns(staged)))
+        statement = "insert into {table} ({names}) select {names} from staging.{staged} as staged where {new}"
+        new = dedup.unless_known(table, "staged", key)
+        target, source = sql.Identifier(*table.split(".")), sql.Identifier(staged)
+        return self.execute(sql.SQL(statement).format(table=target, names=names, staged=source, new=new))
+
+    def upsert(self, table: str, staged: str, key: Sequence[str], *, touch: str = "") -> int:
+        """Insert staged rows, or replace those with the same key where they differ; return the number written.
+
+        `touch` names a column that takes the time of a replacement.
+        """
+        columns = self._columns(staged)
+        values = [sql.Identifier(name) for name in columns if name not in key]
+        sets = [sql.SQL("{0} = excluded.{0}").format(name) for name in values]
+        sets += [sql.SQL("{} = clock_timestamp()").format(sql.Identifier(touch))] if touch else []
+        old = sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in values)
+        new = sql.SQL(", ").join(sql.SQL("excluded.{}").format(name) for name in values)
+        return self.execute(
+            sql.SQL(
+                "insert into {table} as t ({names}) select {names} from staging.{staged} on conflict ({key})"
+                " do update set {sets} where ({old}) is distinct from ({new})"
+            ).format(
+                table=sql.Identifier(*table.split(".")),
+                names=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                staged=sql.Identifier(staged),
+                key=sql.SQL(", ").join(map(sql.Identifier, key)),
+                sets=sql.SQL(", ").join(sets),
+                old=old,
+                new=new,
+            )
+        )
+
+    def delete_missing(self, table: str, staged: str, key: Sequence[str], *, among: str = "true") -> int:
+        """Delete the rows that meet the SQL condition `among` and whose key isn't staged; return their number."""
+        same = sql.SQL(" and ").join(sql.SQL("s.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
+        statement = "delete from {} as t where {} and not exists (select from staging.{} as s where {})"
+        target, source = sql.Identifier(table), sql.Identifier(staged)
+        return self.execute(sql.SQL(statement).format(target, sql.SQL(among), source, same))
+
+    def _columns(self, staged: str) -> list[str]:
+        query = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 order by attnum"
+        return list(self.query(query, f'staging."{staged}"')["attname"])
+
+    def query(self, statement: sql.Composable | str, *parameters: Any) -> pd.DataFrame:
+        """The rows of a query as the load's transaction sees them."""
+        return database.frame(self.connection, statement, parameters)
+
+    def count(self, table: str, condition: str = "true") -> int:
+        """The number of rows of a table that meet an SQL condition, as the load's transaction sees them."""
+        statement = sql.SQL("select count(*) from {} where {}").format(sql.Identifier(table), sql.SQL(condition))
+        return int(self.query(statement).iloc[0, 0])
+
+    def finish(self) -> str:
+        """Move the job's watermark and commit; without `publish` roll everything back. Say which of the two in a sentence."""
+        with self.connection.cursor() as cursor:
+            cut = self.cut if self.cut.cut_id else incremental.store_cut(cursor, self.cut)
+            incremental.advance(cursor, self.job, cut)
+        if self.publish:
+            self.connection.commit()
+        else:
+            self.connection.rollback()
+        _drop(self.staged)
+        self.connection.close()
+        for frame in self.kept:
+            frame.unpersist()
+        spark.close(self.session)
+        done = "committed" if self.publish else "rolled back, since `publish` is off"
+        return f"{self.job} has read up to the cut of {cut.run_date}; {done}"
+
+
+def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, behind: Sequence[str] = ()) -> Load:
+    """Begin a job's load: a Spark session, the window from its watermark to the cut, and a transaction.
+
+    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A load by hand that is left open gives its locks back after ten minutes: PostgreSQL ends its connection.
+    """
+    connection = database.connect("warehouse")
+    with connection.cursor() as cursor:
+        cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
+        upto = incremental.find_cut(cursor, cut, run_date)
+        window = incremental.window(cursor, job, incremental.at_most(cursor, upto, behind))
+        cursor.execute(
+            "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
+            " and obj_description(oid)::timestamptz < %s",
+            [datetime.now(UTC) - timedelta(hours=STALE_HOURS)],
+        )
+        stale = [row[0] for row in cursor.fetchall()]
+    connection.commit()
+    _drop(stale)
+    return Load(job, spark.batch(), connection, window, publish)
+
+
+def _drop(tables: list[str]) -> None:
+    """Drop staging tables: those of this run at its end, or those that killed runs left behind."""
+    with closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+        for table in tables:
+            cursor.execute(sql.SQL("drop table if exists staging.{}").format(sql.Identifier(table)))
+
+
+# --- into Spark
+
+
+def jdbc(name: str) -> dict[str, str]:
+    """Options of Spark's JDBC source and sink for a database; texts are sent untyped, so that PostgreSQL casts them."""
+    dsn = parse_dsn(settings().dsn(name))
+    url = f"jdbc:postgresql://{dsn['host']}:{dsn.get('port', '5432')}/{dsn['dbname']}"
+    options = "reWriteBatchedInserts=true&stringtype=unspecified&ApplicationName=globalmart"
+    return {
+        "url": f"{url}?{options}",
+        "user": dsn["user"],
+        "password": dsn["password"],
+        "driver": "org.postgresql.Driver",
+        "fetchsize": str(FETCH_SIZE),
+    }
+
+
+def read_events(load: Load, table: str, columns: str, batches: tuple[int, int]) -> DataFrame:
+    """The rows of a realtime table whose batch is in `(after, upto]`, read in parallel by ranges of batches.
+
+    `columns` is a list for PostgreSQL's SELECT; `ingest_batch_id` comes with it.
+    """
+    after, upto = batches
+    query = (
+        f"(select {columns}, ingest_batch_id from {table}"
+        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
+    )
+    options = jdbc("realtime") | {"dbtable": query}
+    partitions = min(settings().spark_parallelism, upto - after)
+    if partitions > 1:
+        bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
+        options |= bounds | {"numPartitions": str(partitions)}
+    return load.session.read.format("jdbc").options(**options).load()
+
+
+def read_warehouse(load: Load, query: str) -> DataFrame:
+    """The rows of a query on the warehouse, as last committed."""
+    options = jdbc("warehouse") | {"dbtable": f"({query}) as rows"}
+    return load.session.read.format("jdbc").options(**options).load()
