@@ -71,7 +71,7 @@ def _ratio(numerator: str, denominator: str) -> Column:
 # --- customer segments
 
 
-def customer_segments(customers: DataFrame) -> DataFrame:
+def customer_segments(customers: DataFrame, run_date: date) -> DataFrame:
     """Totals of each segment. Grain: one row per segment, all four always.
 
     `customers` are the current ones: `customer_segment`, `total_transactions`, `total_spent`. The average order value is
@@ -88,7 +88,11 @@ def customer_segments(customers: DataFrame) -> DataFrame:
     average = F.coalesce(_ratio("total_revenue", "orders"), F.lit(0.0))
     revenue = F.coalesce("total_revenue", F.lit(0).cast("decimal(18,2)"))
     return filled.select(
-        "segment_name", "customer_count", revenue.alias("total_revenue"), average.alias("avg_order_value")
+        "segment_name",
+        "customer_count",
+        revenue.alias("total_revenue"),
+        average.alias("avg_order_value"),
+        F.lit(run_date).alias("analysis_date"),
     )
 
 

@@ -82,7 +82,7 @@ def open_cut(run_date: date | None = None) -> Cut:
         When `run_date` lies before that of an earlier cut, or after today.
     """
     with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("lock table ops.cuts in share row exclusive mode")
+        cursor.execute("select pg_advisory_xact_lock(hashtext('ops.cuts'))")
         return store_cut(cursor, next_cut(cursor, run_date))
 
 

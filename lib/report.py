@@ -76,7 +76,7 @@ def show(figure: "go.Figure") -> None:
     """Display a plotly figure in the project's look, in JupyterLab and in the report alike."""
     from lib import look
 
-    named = sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data)
+    named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
     figure.update_layout(template=look.use_template(), margin_t=room, legend_title_text="")

@@ -1,12 +1,16 @@
 """Spark sessions: thin clients of the two long-lived Spark Connect servers."""
 
 import atexit
+import os
 
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from lib.settings import settings
+
+# `pyspark.sql.functions` makes its columns for Connect when this is set, which `SparkSession.builder.remote` would do
+os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
 
 RETRIES = {"max_retries": 6, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 1500}
 """A server that is gone is noticed within about six seconds (milliseconds here); Spark's default takes minutes."""
