@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def graph(mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid 
             return
         for job in found:
             names = ", ".join(sorted(upstream[job.name]))
-            typer.echo(f"{job.name:28}{f'← {names}' if names else ''}".rstrip())
+            typer.echo(f"{job.name:32}{f'← {names}' if names else ''}".rstrip())
 
 
 @app.command()
@@ -93,6 +94,7 @@ def run(
         from lib.cycle import failed, run_cycle
         from lib.progress import Board
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with Board(output) as board:
             runs = run_cycle(
                 chosen,
@@ -209,7 +211,7 @@ def print_plan(chosen: list[Job], given: dict[str, Any], day: date | None, cycle
         )
         shown = {"run_date": "the cut's", "cut": "a new one"}
         texts = [f"{name}={shown[name] if name in shown and not value else value}" for name, value in values.items()]
-        typer.echo(f"{job.name:28}{'  '.join(texts)}")
+        typer.echo(f"{job.name:32}{'  '.join(texts)}")
 
 
 def last_runs() -> dict[str, registry.Row]:

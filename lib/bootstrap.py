@@ -165,7 +165,7 @@ def is_ready() -> bool:
 
 
 def install(java: str) -> None:
-    """Bring Python packages, jars, PostgreSQL and the git filter; about a minute when nothing is cached."""
+    """Bring Python packages, jars, PostgreSQL and the git filter; about two minutes when nothing is cached."""
     started = time.monotonic()
     TOOLS.mkdir(exist_ok=True)
     uv = TOOLS / "uv"
@@ -175,7 +175,8 @@ def install(java: str) -> None:
             run([sys.executable, "-m", "venv", str(uv)])
             run([str(uv / "bin" / "python"), "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"])
         step("Python packages, from uv.lock")
-        env = os.environ | {"UV_PROJECT_ENVIRONMENT": ".venv"}
+        # compiled now, not in every kernel: the environment may forbid Python to write byte code later
+        env = os.environ | {"UV_PROJECT_ENVIRONMENT": ".venv", "UV_COMPILE_BYTECODE": "1"}
         env.pop("VIRTUAL_ENV", None)
         run(
             [str(uv / "bin" / "python"), "-m", "uv", "sync", "--frozen", "--quiet", "--python", sys.executable], env=env

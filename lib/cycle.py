@@ -154,8 +154,12 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
     with registry.warehouse() as connection:
         registry.record(connection, run)
     notify(run)
-    execute(run, stop=stop, notify=notify)
-    _close(run, notify)
+    try:
+        execute(run, stop=stop, notify=notify)
+    finally:
+        if run.status == "running":
+            run.finish("killed", "its process couldn't be started or followed")
+        _close(run, notify)
 
 
 def _close(run: Run, notify: Notify) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +26,8 @@ from traitlets.config import Config
 from lib import html, report
 from lib.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
 from lib.settings import ROOT
+
+SETTLE_SECONDS = 1.0
 
 Send = Callable[[tuple[Any, ...]], None]
 
@@ -70,7 +73,6 @@ def work(assignment: Assignment, pipe: Connection) -> None:
 def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     """What went wrong, and the exit code that says so."""
     watch = _Watch(assignment, send)
-    signal.signal(signal.SIGTERM, watch.interrupt)
     # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
     kernel = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
     try:
@@ -112,27 +114,34 @@ class _Watch:
         self.injected = next((at + 1 for at, cell in enumerate(tags) if "parameters" in cell), 0) if injects else None
         self.where = "the start of the kernel"
         self.in_cell = False
+        self.started = 0.0
         self.asked_to_stop = False
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGALRM, self.interrupt)
 
-    def cell_start(self, *, cell_index: int, **_: Any) -> None:
+    def cell_start(self, *, cell: NotebookNode, cell_index: int) -> None:
         if self.asked_to_stop:
             raise Stopped
         index = cell_index - (self.injected is not None and cell_index >= self.injected)
         section = self.sections[index]
         self.where = f"cell {index + 1}" + (f" ({section})" if section else "")
+        self.in_cell, self.started = cell.cell_type == "code" and bool(cell.source.strip()), time.monotonic()
         self.send(("cell", index + 1, len(self.sections), self.where))
-        self.in_cell = True
 
     def cell_end(self, **_: Any) -> None:
         self.in_cell = False
 
+    def stop(self, *_: Any) -> None:
+        """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it."""
+        self.asked_to_stop = True
+        signal.setitimer(signal.ITIMER_REAL, max(self.started + SETTLE_SECONDS - time.monotonic(), 0.001))
+
     def interrupt(self, *_: Any) -> None:
-        """A cell gets a KeyboardInterrupt, and a saver goes on to its receipt; without one nothing new is begun."""
+        """Give the cell at work a KeyboardInterrupt; a saver catches it, and goes on to its receipt."""
         if self.in_cell:
+            self.asked_to_stop = False
             for kernel in psutil.Process().children():
                 os.killpg(kernel.pid, signal.SIGINT)
-        else:
-            self.asked_to_stop = True
 
 
 def _sections(cells: list[NotebookNode]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 RUN_VARIABLE = "GM_RUN_ID"
 """Carries the id of the run into its kernel, and into every process that the kernel starts."""
@@ -49,8 +50,12 @@ class Assignment:
         return self.notebook.with_suffix(".log")
 
 
+@retry(retry=retry_if_exception_type((EOFError, ConnectionError)), stop=stop_after_attempt(3), reraise=True)
 def start(assignment: Assignment) -> tuple[ForkServerProcess, Connection]:
-    """Start the run's process; returns it and the end of the pipe that it reports to."""
+    """Start the run's process; returns it and the end of the pipe that it reports to.
+
+    A fork server that dies meanwhile is started anew.
+    """
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(target=_work, args=(assignment, sender), name=assignment.run_id, daemon=True)
     with _exits:

@@ -66,7 +66,7 @@ def end_line(run: Run) -> Text:
     seconds = f"{run.seconds:8.1f} s" if run.finished_at else " " * 10
     return Text.assemble(
         (f"{run.status:8}", COLOURS[run.status]),
-        f"{run.job.name:28}",
+        f"{run.job.name:30}",
         seconds,
         "  ",
         (f"{run.run_id} " if run.status == "running" else "") + (run.error or summary(run.numbers)),

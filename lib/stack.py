@@ -3,13 +3,15 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +62,31 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
 def down(config: Settings) -> None:
     """Stop every program and the process manager; nothing of the stack is left running, and the data stays."""
     if _is_managed(config):
-        manager = _manager(config)
-        for name in [*reversed(LIVE), *reversed(parts.embedded(config))]:
-            _stop(manager, name)
-        pid = manager.supervisor.getPID()
-        manager.supervisor.shutdown()
+        stop(config, [*reversed(LIVE), *reversed(parts.embedded(config))])
+        with _manager(config) as manager:
+            pid = manager.getPID()
+            manager.shutdown()
         psutil.wait_procs([process for process in [_process(pid)] if process], timeout=60)
     _sweep(config)
 
 
 def stop(config: Settings, programs: Iterable[str]) -> None:
-    """Stop the named programs of a running stack."""
-    manager = _manager(config)
-    for name in programs:
-        _stop(manager, name)
+    """Stop the named programs of a running stack, one after the other; harmless for those that don't run."""
+    with _manager(config) as manager:
+        for name in programs:
+            try:
+                manager.stopProcess(name)
+            except xmlrpc.client.Fault as fault:
+                if "NOT_RUNNING" not in fault.faultString:
+                    raise
 
 
 def status(config: Settings) -> dict[str, dict[str, Any]]:
     """State, process id and description of each program, by name; empty when the process manager isn't up."""
     if not _is_managed(config):
         return {}
-    rows = _manager(config).supervisor.getAllProcessInfo()
+    with _manager(config) as manager:
+        rows = manager.getAllProcessInfo()
     return {row["name"]: {"state": row["statename"], "pid": row["pid"], "since": row["description"]} for row in rows}
 
 
@@ -100,10 +106,10 @@ def addresses(config: Settings) -> dict[str, str]:
 
 def await_health(config: Settings) -> None:
     """Wait until every store and Spark server answers a real request; embedded stores get their topics and databases."""
-    checks: list[tuple[str, Callable[[], None], type[Exception]]] = [
+    checks: list[tuple[str, Callable[[], None], type[Exception] | tuple[type[Exception], ...]]] = [
         ("realtime", lambda: _database_answers(config, "realtime"), psycopg2.OperationalError),
         ("warehouse", lambda: _database_answers(config, "warehouse"), psycopg2.OperationalError),
-        ("kafka", lambda: ensure_topics(config), KafkaError),
+        ("kafka", lambda: ensure_topics(config), (KafkaError, OSError)),
         ("spark-speed", lambda: _spark_answers(config.spark_speed), RuntimeError),
         ("spark-batch", lambda: _spark_answers(config.spark_batch), RuntimeError),
     ]
@@ -112,7 +118,9 @@ def await_health(config: Settings) -> None:
             done.result()
 
 
-def _await(config: Settings, name: str, check: Callable[[], None], errors: type[Exception]) -> None:
+def _await(
+    config: Settings, name: str, check: Callable[[], None], errors: type[Exception] | tuple[type[Exception], ...]
+) -> None:
     try:
         for attempt in Retrying(
             stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.25), retry=retry_if_exception_type(errors)
@@ -152,6 +160,9 @@ def _database_answers(config: Settings, database: str) -> None:
 
 def ensure_topics(config: Settings) -> None:
     """Make the three topics of three partitions where they don't exist yet."""
+    host, _, port = config.kafka_bootstrap.split(",")[0].rpartition(":")
+    # the client leaks a socket for each refused connection
+    socket.create_connection((host, int(port)), timeout=5).close()
     client = KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap, bootstrap_timeout_ms=5000)
     try:
         missing = set(TOPICS.values()) - set(client.list_topics())
@@ -183,13 +194,18 @@ def _socket(config: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"globalmart-{os.getuid()}-{digest}.sock"
 
 
-def _manager(config: Settings) -> Any:
-    return xmlrpc.client.ServerProxy("http://localhost", SupervisorTransport(serverurl=f"unix://{_socket(config)}"))
+@contextmanager
+def _manager(config: Settings) -> Iterator[Any]:
+    """The process manager's own commands (`supervisor`), over its socket."""
+    transport = SupervisorTransport(serverurl=f"unix://{_socket(config)}")
+    with xmlrpc.client.ServerProxy("http://localhost", transport) as manager:
+        yield manager.supervisor
 
 
 def _is_managed(config: Settings) -> bool:
     try:
-        _manager(config).supervisor.getState()
+        with _manager(config) as manager:
+            manager.getState()
     except (OSError, xmlrpc.client.Error):
         return False
     return True
@@ -207,27 +223,19 @@ def _start_manager(config: Settings) -> bool:
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "deploy" / "supervisord.conf")]
     subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
     for attempt in Retrying(stop=stop_after_delay(20), wait=wait_fixed(0.1), reraise=True):
-        with attempt:
-            _manager(config).supervisor.getState()
+        with attempt, _manager(config) as manager:
+            manager.getState()
     return True
 
 
 def _start(config: Settings, programs: Iterable[str]) -> None:
-    manager = _manager(config)
-    for name in programs:
-        try:
-            manager.supervisor.startProcess(name, False)
-        except xmlrpc.client.Fault as fault:
-            if "ALREADY_STARTED" not in fault.faultString:
-                raise StackError(f"{name} doesn't start: {fault.faultString}") from fault
-
-
-def _stop(manager: Any, name: str) -> None:
-    try:
-        manager.supervisor.stopProcess(name)
-    except xmlrpc.client.Fault as fault:
-        if "NOT_RUNNING" not in fault.faultString:
-            raise
+    with _manager(config) as manager:
+        for name in programs:
+            try:
+                manager.startProcess(name, False)
+            except xmlrpc.client.Fault as fault:
+                if "ALREADY_STARTED" not in fault.faultString:
+                    raise StackError(f"{name} doesn't start: {fault.faultString}") from fault
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -157,7 +157,8 @@ class Load:
 def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, behind: Sequence[str] = ()) -> Load:
     """Begin a job's load: a Spark session, the window from its watermark to the cut, and a transaction.
 
-    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A load by hand that is left open gives its locks back after ten minutes: PostgreSQL ends its connection.
+    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A load by hand that is left
+    open gives its locks back after ten minutes: PostgreSQL ends its connection.
     """
     connection = database.connect("warehouse")
     with connection.cursor() as cursor:

@@ -1,0 +1,12 @@
+"""Tests have settings of their own: no `.env`, and no `GM_*` of the machine that they run on."""
+
+import os
+
+for name in [name for name in os.environ if name.startswith("GM_")]:
+    del os.environ[name]
+os.environ["GM_ENV_FILE"] = os.devnull
+
+
+def pytest_addoption(parser):
+    """`--soak` runs the long forms too."""
+    parser.addoption("--soak", action="store_true", help="run the long forms of the tests too")

@@ -1,0 +1,91 @@
+"""A real stack for the tests of this folder: own free ports, own data, thrown away at the end."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+PORTS = ("KAFKA", "KAFKA_CONTROLLER", "REALTIME", "WAREHOUSE", "SPARK_SPEED", "SPARK_BATCH", "LAB")
+SECRETS = ("REALTIME_PASSWORD", "WAREHOUSE_PASSWORD", "ADMIN_PASSWORD", "SPARK_TOKEN", "LAB_TOKEN")
+
+# before anything reads the settings; readable for the user that runs PostgreSQL when we are root
+FOLDER = Path(tempfile.mkdtemp(prefix="globalmart test "))
+FOLDER.chmod(0o755)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+os.environ.update(
+    {f"GM_{name}_PORT": str(port) for name, port in zip(PORTS, _free_ports(len(PORTS)), strict=True)}
+    | {f"GM_{name}": secrets.token_hex(8) for name in SECRETS}
+    | {"GM_DATA_DIR": str(FOLDER / "data"), "GM_RUNS_DIR": str(FOLDER / "runs"), "GM_SPARK_DRIVER_MEMORY": "1g"}
+)
+
+from lib import stack as parts_of_stack  # noqa: E402
+from lib.settings import ROOT, Settings, settings  # noqa: E402
+
+Schedule = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Settings]:
+    """The settings of the running test stack: Kafka, two PostgreSQL servers, two Spark Connect servers."""
+    settings.cache_clear()
+    config = settings()
+    config.runs_dir.mkdir(parents=True)
+    parts_of_stack.up(config)
+    try:
+        yield config
+    finally:
+        parts_of_stack.down(config)
+        shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def schedule(stack: Settings) -> Schedule:
+    """Run `schedule.py` with arguments against the test stack; fails the test on another exit code than `expect`."""
+
+    def call(*arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "schedule.py"), *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture
+def realtime(stack: Settings) -> Iterator["psycopg2.extensions.connection"]:
+    """An administrator's connection to the realtime database."""
+    yield from _connection(stack, "realtime")
+
+
+@pytest.fixture
+def warehouse(stack: Settings) -> Iterator["psycopg2.extensions.connection"]:
+    """An administrator's connection to the warehouse."""
+    yield from _connection(stack, "warehouse")
+
+
+def _connection(stack: Settings, database: str) -> Iterator["psycopg2.extensions.connection"]:
+    connection = psycopg2.connect(stack.dsn(database, admin=True), options="-c timezone=UTC")
+    try:
+        yield connection
+    finally:
+        connection.close()

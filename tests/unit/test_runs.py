@@ -1,0 +1,186 @@
+"""Runs: a real papermill, a real kernel and a process for each tiny notebook."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny_notebooks
+
+from lib import runs
+from lib.jobs import discover
+from lib.runs import Run
+from lib.settings import settings
+
+SAVER = """
+from pathlib import Path
+import threading
+try:
+    Path({fifo!r}).write_text("at work")
+    threading.Event().wait()
+except KeyboardInterrupt:
+    print("stopping")
+"""
+STUBBORN = """
+import os
+from pathlib import Path
+import time
+Path({fifo!r}).write_text(str(os.getpid()))
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(settings(), "runs_dir", tmp_path / "runs")
+    monkeypatch.setattr(settings(), "notebooks_dir", tmp_path / "notebooks")
+    return tmp_path
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def a_run(code: str, *, timeout: int = 60, **parameters: object) -> Run:
+    folder = settings().notebooks_dir
+    tiny_notebooks.write(folder / "etl" / "x.ipynb", "schedule: batch\nwrites: warehouse.x\ngrain: one", code=code)
+    [job] = discover(folder)
+    return Run(replace(job, timeout=timedelta(seconds=timeout)), date(2026, 11, 23), parameters=parameters)
+
+
+def execute(run: Run, stop: threading.Event | None = None) -> Run:
+    runs.execute(run, stop=stop or threading.Event())
+    return run
+
+
+def process_of(run_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            found += [process] if process.environ().get("GM_RUN_ID") == run_id else []
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_good_run_leaves_its_notebook_its_report_the_latest_one_and_its_numbers(folders: Path) -> None:
+    code = (
+        'import os\nfrom lib import report\nreport.glue(rows_written=cut, run=os.environ["GM_RUN_ID"], cwd=os.getcwd())'
+    )
+    seen: list[tuple[int, int]] = []
+    run = a_run(code, cut=3, publish=True)
+    runs.execute(run, stop=threading.Event(), notify=lambda each: seen.append((each.cell, each.cells)))
+    assert (run.status, run.error) == ("done", None)
+    assert run.numbers["rows_written"] == 3
+    assert run.numbers["run"] == run.run_id
+    assert (Path(run.numbers["cwd"]) / "schedule.py").exists()
+    assert run.notebook == folders / "runs" / "etl" / "x" / "2026-11-23" / f"{run.run_id}.ipynb"
+    assert run.report.exists()
+    assert (folders / "runs" / "latest" / "etl" / "x.html").exists()
+    assert seen[-1] == (13, 13)
+    assert process_of(run.run_id) == []
+    assert not list(run.notebook.parent.glob("*.log"))
+    assert not list(run.notebook.parent.glob("*.part"))
+
+
+def test_a_failed_run_names_the_cell_and_leaves_the_latest_report_alone(folders: Path) -> None:
+    latest = folders / "runs" / "latest" / "etl" / "x.html"
+    latest.parent.mkdir(parents=True)
+    latest.write_text("good")
+    run = execute(a_run('raise ValueError("first\\nsecond")', cut=1))
+    assert (run.status, run.error) == ("failed", "cell 9 (Write): ValueError: first")
+    assert run.report.exists()
+    assert latest.read_text() == "good"
+
+
+def test_the_cell_is_that_of_the_source_without_parameters_too() -> None:
+    assert execute(a_run("1 / 0")).error == "cell 9 (Write): ZeroDivisionError: division by zero"
+
+
+def test_a_run_that_takes_too_long_is_killed_and_says_so() -> None:
+    run = execute(a_run("import time; time.sleep(600)", timeout=5))
+    assert run.status == "killed"
+    assert run.error is not None
+    assert run.error.startswith("timeout after 5s in ")
+
+
+def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(fifo: Path) -> None:
+    run = a_run(STUBBORN.format(fifo=str(fifo)), timeout=8)
+    kernels: list[int] = []
+    reader = threading.Thread(target=lambda: kernels.append(int(fifo.read_text())))
+    reader.start()
+    execute(run)
+    reader.join()
+    assert run.status == "killed"
+    assert not psutil.pid_exists(kernels[0]) or psutil.Process(kernels[0]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path) -> None:
+    run = a_run(SAVER.format(fifo=str(fifo)))
+    stop = threading.Event()
+    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
+    waiting.start()
+    execute(run, stop)
+    waiting.join()
+    assert (run.status, run.error) == ("done", None)
+    outputs = [cell["outputs"] for cell in json.loads(run.notebook.read_text())["cells"] if cell.get("outputs")]
+    assert outputs[0][0]["text"] == ["stopping\n"]
+
+
+def test_a_job_that_is_stopped_is_killed_not_done() -> None:
+    run = a_run("import time; time.sleep(600)")
+    stop = threading.Event()
+    runs.execute(run, stop=stop, notify=lambda each: stop.set() if each.cell == 9 else None)
+    assert (run.status, run.error) == ("killed", "stopped")
+
+
+def test_a_kernel_that_dies_is_killed_whatever_the_notebook_says() -> None:
+    run = execute(a_run("import os; os.kill(os.getpid(), 9)"))
+    assert run.status == "killed"
+    assert run.error == "the kernel died in cell 9 (Write) (killed, or out of memory)"
+
+
+def test_a_process_that_is_killed_is_killed_and_its_kernel_with_it() -> None:
+    run = execute(a_run("import os; os.kill(os.getppid(), 9); import time; time.sleep(600)"))
+    assert run.status == "killed"
+    assert run.error is not None
+    assert "SIGKILL" in run.error
+    assert process_of(run.run_id) == []
+
+
+def test_a_kernel_does_not_outlive_its_scheduler(fifo: Path, folders: Path) -> None:
+    a_run(STUBBORN.format(fifo=str(fifo)))
+    code = (
+        "import threading; from datetime import date; from lib import jobs, runs; from lib.settings import settings\n"
+        "[job] = jobs.discover(settings().notebooks_dir)\n"
+        "runs.execute(runs.Run(job, date(2026, 11, 23)), stop=threading.Event())"
+    )
+    places = {"GM_RUNS_DIR": str(folders / "runs"), "GM_NOTEBOOKS_DIR": str(folders / "notebooks")}
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | places) as scheduler:
+        kernel = psutil.Process(int(fifo.read_text()))
+        scheduler.kill()
+    kernel.wait(timeout=60)
+
+
+def test_run_ids_sort_by_time_and_name_the_job() -> None:
+    run = a_run("pass")
+    stamp, name, tail = run.run_id.split("-")
+    assert (len(stamp), name, len(tail)) == (15, "x", 4)
+    assert run.run_id[:15] == f"{run.started_at:%Y%m%dT%H%M%S}"
+
+
+def test_the_minutes_that_a_saver_runs_come_on_top_of_its_timeout() -> None:
+    assert a_run("pass", timeout=60, run_minutes=2.0).timeout == timedelta(minutes=3)
