@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status lab test bench soak clean lint
+.PHONY: help setup demo up down status lab test bench soak clean lint docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -43,7 +43,11 @@ soak: ## the long forms of the tests
 	@$(PYTHON) lib/bootstrap.py
 	@$(py) -m pytest tests/stack --soak
 
-lint: setup
+docs: ## environment.yml and the README's table of jobs, made anew
+	@$(PYTHON) lib/bootstrap.py
+	@$(py) -m lib.docs
+
+lint: setup ## ruff, mypy, sqlfluff, and notebooks without outputs
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	@.venv/bin/mypy lib generators schedule.py
 	@.venv/bin/sqlfluff lint --disable-progress-bar sql

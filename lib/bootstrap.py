@@ -4,7 +4,8 @@
 Every check comes before the first download; a failure is one clear line and exit code 1.
 """
 
-import contextlib
+from __future__ import annotations  # an older Python has to get as far as the message that it is too old
+
 import hashlib
 import os
 import platform
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -46,18 +48,8 @@ def environment() -> dict[str, str]:
         for line in env_file.read_text().splitlines():
             name, equals, value = line.strip().partition("=")
             if equals and name.startswith("GM_"):
-                values[name] = value.strip("'\"")
+                values[name] = value.partition(" #")[0].strip().strip("'\"")
     return values | {name: value for name, value in os.environ.items() if name.startswith("GM_") and value}
-
-
-def supervisor_pid() -> int | None:
-    """The process manager's process id, if this clone's is alive."""
-    pid_file = Path(ROOT, environment().get("GM_DATA_DIR", ".data"), "supervisord.pid")
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(pid_file.read_text())
-        os.kill(pid, 0)
-        return pid
-    return None
 
 
 def taken_ports() -> list[tuple[str, int]]:
@@ -78,18 +70,21 @@ def taken_ports() -> list[tuple[str, int]]:
 
 
 def main() -> None:
-    """Check the machine, then set the clone up; with `--ports` the ports of the stack are checked too."""
+    """Check the machine, then set the clone up; with `--ports` the ports are checked before a first set-up.
+
+    Later it is the stack itself that checks them, since it knows which ones are its own.
+    """
     java = find_java()
     check_machine(java)
-    if "--ports" in sys.argv:
-        check_ports()
-    write_env()
     if not is_ready():
+        if "--ports" in sys.argv and (taken := taken_ports()):
+            fail(port_message(taken))
         check_disk()
         install(java)
+    write_env()
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """End with one line on stderr and exit code 1."""
     sys.exit(f"globalmart: {message}")
 
@@ -101,7 +96,7 @@ def find_java() -> str:
     if not java or not Path(java).exists():
         fail("Java 17 or later is needed and none was found: install a JDK (or JRE), or set JAVA_HOME")
     out = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
-    version = re.search(r'version "(\d+)', out)
+    version = re.search(r'version "(?:1\.)?(\d+)', out)
     if not version or int(version[1]) < 17:
         found = version[1] if version else "unknown"
         fail(f"Java 17 or later is needed, and {java} is version {found}: install a newer one, or set JAVA_HOME")
@@ -121,13 +116,11 @@ def check_machine(java: str) -> None:
         )
 
 
-def check_ports() -> None:
-    """End the program when a port of an embedded part is taken and our stack isn't what holds it."""
-    taken = [] if supervisor_pid() else taken_ports()
-    if taken:
-        moved = "  ".join(f"{name}={port + 10000}" for name, port in taken)
-        numbers = ", ".join(str(port) for _, port in taken)
-        fail(f"in use by another program: port {numbers}. Free them, or move ours with these lines in .env:  {moved}")
+def port_message(taken: list[tuple[str, int]]) -> str:
+    """All taken ports in one line, with the lines for `.env` that move ours."""
+    moved = "  ".join(f"{name}={port + 10000}" for name, port in taken)
+    numbers = ", ".join(str(port) for _, port in taken)
+    return f"in use by another program: port {numbers}. Free them, or move ours with these lines in .env:  {moved}"
 
 
 def check_disk() -> None:

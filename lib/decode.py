@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import msgspec
@@ -20,8 +20,10 @@ from lib.schemas import LINE, MAX_TEXT, MAX_WHOLE, Contract, Field
 MAX_DEPTH = 100
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(minutes=5)
-EXACT = 10**12
-"""Below this a double keeps four decimals; larger amounts take the exact path."""
+USUAL = 10**6
+"""Order lines with prices below this need no exact look at their total."""
+SCALE = 18
+"""Digits of an amount in the database, decimals included: `numeric(18, 2)`, or `numeric(18, 4)` for a price."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,10 @@ def decode(contract: Contract, payload: bytes | None, now: datetime) -> Event | 
     """Decode one message by its contract; `now` (UTC) bounds how far ahead its time may be."""
     if payload is not None and b"\\u0000" not in payload:
         try:
-            event = _typed(contract, payload, now)
-        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError):
-            event = None
-        if event is not None:
-            return event
+            if event := _typed(contract, payload, now):
+                return event
+        except (msgspec.MsgspecError, UnicodeDecodeError, ArithmeticError, RecursionError, _Refused):
+            pass  # the second look names the reason
     try:
         return _untyped(contract, payload, now)
     except _Refused as refused:
@@ -67,8 +68,8 @@ def decode(contract: Contract, payload: bytes | None, now: datetime) -> Event | 
 _TYPES: dict[str, Any] = {
     "id": Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)],
     "text": Annotated[str, msgspec.Meta(max_length=MAX_TEXT)],
-    "money": Annotated[float, msgspec.Meta(ge=0, lt=EXACT)],
-    "time": datetime,
+    "money": Any,  # `int` or, by the hook, `Decimal`: a double would round, and for `Decimal` msgspec takes "2" too
+    "time": str,  # msgspec rounds to microseconds, even into the next day
     "lines": msgspec.Raw,
 }
 
@@ -86,30 +87,32 @@ def _struct(name: str, fields: tuple[Field, ...]) -> type[msgspec.Struct]:
 
 @functools.cache
 def _decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(_struct(contract.table, contract.fields))
+    return msgspec.json.Decoder(_struct(contract.table, contract.fields), float_hook=Decimal)
 
 
-_LINES = msgspec.json.Decoder(Annotated[list[_struct("line", LINE)], msgspec.Meta(min_length=1)])  # type: ignore[misc]
+_LINES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Annotated[list[_struct("line", LINE)], msgspec.Meta(min_length=1)],  # type: ignore[misc]
+    float_hook=Decimal,
+)
 
 
 def _typed(contract: Contract, payload: bytes, now: datetime) -> Event | None:
-    """The event, or None where the message needs the second look."""
+    """The event; None or any error means that the message needs the second look."""
     record = _decoder(contract).decode(payload)
     values = []
     time = now
     for field in contract.fields:
         value = getattr(record, field.name)
         if field.kind == "time":
-            value = time = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-            if not EARLIEST <= time <= now + AHEAD:
-                return None
-            value = time = time.astimezone(UTC)
+            value = time = _time(field, value, now)
+        elif field.kind == "money":
+            value = _money(field, value) if field.required or value is not None else None
         elif field.kind == "lines":
-            if any(line.quantity * line.price >= EXACT for line in _LINES.decode(value)):
+            if not all(type(line.price) in (int, Decimal) and 0 <= line.price < USUAL for line in _LINES.decode(value)):
                 return None
             value = bytes(value).decode()
-        elif field.choices and value not in field.choices:
-            return None
+        elif field.choices:
+            _text(field, value)
         values.append(value)
     return Event(tuple(values), time)
 
@@ -155,9 +158,13 @@ def _document(payload: bytes | None) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | Decimal:
+    """A JSON number, exactly."""
     if math.isinf(float(text)):
         raise _Refused("number_too_large", f"{text[:40]} is beyond a double")
-    return Decimal(text) if set(text) & set(".eE") else int(text)
+    try:
+        return Decimal(text) if set(text) & set(".eE") else int(text)
+    except InvalidOperation:
+        raise _Refused("number_too_large", f"{text[:40]} has too large an exponent") from None
 
 
 def _constant(text: str) -> Any:
@@ -222,9 +229,17 @@ def _whole(field: Field, value: Any) -> int:
 def _money(field: Field, value: Any) -> Decimal:
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         raise _wrong_type(field, value, "an amount")
-    if not 0 <= value < 10**field.digits - 1:
-        raise _Refused("out_of_range", f"{field.name} is {value}, not an amount from 0 to below 10**{field.digits}")
+    if not 0 <= value < _end(field.digits):
+        raise _Refused(
+            "out_of_range", f"{field.name} is {str(value)[:60]}, not an amount from 0 to below 10**{field.digits}"
+        )
     return Decimal(value)
+
+
+@functools.cache
+def _end(digits: int) -> Decimal:
+    """What amounts lie below, so that they are below 10**digits when the database has rounded them."""
+    return Decimal(10**digits) - Decimal(5).scaleb(digits - SCALE - 1)
 
 
 def _time(field: Field, value: Any, now: datetime) -> datetime:
@@ -234,8 +249,8 @@ def _time(field: Field, value: Any, now: datetime) -> datetime:
         time = datetime.fromisoformat(value)
     except ValueError:
         raise _wrong_type(field, value, "a time in ISO 8601") from None
-    if not ("T" in value[8:] or " " in value):
-        raise _wrong_type(field, value, "a time: it is only a date")
+    if "T" not in value and " " not in value:
+        raise _wrong_type(field, value, "a time in ISO 8601: a date, T and a time of day")
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     if time < EARLIEST:
         raise _Refused("too_old", f"{field.name} is {value}, before 2000")
@@ -255,7 +270,8 @@ def _lines(field: Field, value: Any, now: datetime) -> str:
             if part.required and _is_absent(part, line.get(part.name)):
                 raise _Refused("missing_field", f"{named.name} is required and is missing, null or empty")
             _value(named, line.get(part.name), now)
-        if line["quantity"] * line["price"] >= 10**16 - 1:
+        # whichever way the price is rounded
+        if line["quantity"] * (line["price"] + Decimal("0.00005")) >= _end(16):
             raise _Refused("out_of_range", f"{field.name}[{number}]: quantity × price is not below 10**16")
     return _json(value)
 

@@ -159,8 +159,10 @@ def order(jobs: Iterable[Job]) -> list[Job]:
         Naming the jobs of a cycle.
     """
     by_name = {job.name: job for job in sorted(jobs, key=lambda job: job.name)}
+    # sorted: a set's order differs from process to process
+    graph = {name: sorted(upstream) for name, upstream in dependencies(by_name.values()).items()}
     try:
-        return [by_name[name] for name in graphlib.TopologicalSorter(dependencies(by_name.values())).static_order()]
+        return [by_name[name] for name in graphlib.TopologicalSorter(graph).static_order()]
     except graphlib.CycleError as error:
         raise JobError(f"jobs read each other's tables in a circle: {' → '.join(reversed(error.args[1]))}") from None
 

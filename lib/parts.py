@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -137,12 +137,6 @@ PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
 def embedded(config: Settings) -> list[str]:
     """The programs that are embedded parts, in the order of their start."""
     return [name for name, (part, _) in PROGRAMS.items() if part in config.parts]
-
-
-def ports(config: Settings, programs: Iterable[str]) -> dict[str, int]:
-    """The port of each of the programs that listens."""
-    names = {name: f"{name.replace('-', '_')}_port" for name in programs}
-    return {name: getattr(config, attribute) for name, attribute in names.items() if hasattr(config, attribute)}
 
 
 def main() -> None:

@@ -85,8 +85,9 @@ def initialise(settings: Settings, database: str) -> None:
         password.flush()
         if user:
             shutil.chown(password.name, user)
-        command = [programs() / "initdb", "--pgdata", aside, "--username", "postgres", "--pwfile", password.name]
-        options = ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-instructions"]
+        command = [str(programs() / "initdb"), "--pgdata", str(aside), "--pwfile", password.name]
+        command += ["--username", "postgres", "--auth", "scram-sha-256"]
+        options = ["--encoding", "UTF8", "--locale", "C", "--no-instructions"]
         subprocess.run([*command, *options], check=True, capture_output=True, text=True, user=user, cwd="/")
     aside.rename(folder)
 

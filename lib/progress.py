@@ -75,8 +75,7 @@ def end_line(run: Run) -> Text:
 
 def summary(numbers: dict[str, Any]) -> str:
     """The few numbers of a run that a line has room for: its headline, or the first ones that it glued."""
-    headline = numbers.get("headline")
-    if isinstance(headline, dict):
-        return "  ".join(f"{label} {text}" for label, text in list(headline.items())[:NUMBERS_SHOWN])
+    if headline := numbers.get("headline"):
+        return "  ".join(f"{label} {text}" for label, text in headline[:NUMBERS_SHOWN])
     plain = [(name, value) for name, value in numbers.items() if isinstance(value, int | float)]
     return "  ".join(f"{name} {value:,}" for name, value in plain[:NUMBERS_SHOWN])

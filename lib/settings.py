@@ -68,12 +68,12 @@ class Settings(BaseSettings):
     spark_batch: str = ""
     spark_driver_memory: str = "2g"
     spark_executor_memory: str = "2g"
-    spark_parallelism: int = Field(4, ge=1)
+    spark_parallelism: int = Field(default=4, ge=1)
 
     cron: str = "*/5 * * * *"
-    rate: float = Field(50, gt=0)
-    parallel_jobs: int = Field(2, ge=1)
-    stream_run_minutes: float = Field(60, gt=0)
+    rate: float = Field(default=50, gt=0)
+    parallel_jobs: int = Field(default=2, ge=1)
+    stream_run_minutes: float = Field(default=60, gt=0)
     lab_port: int = 8888
     lab_token: SecretStr = SecretStr("")
 

@@ -23,7 +23,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from supervisor.xmlrpc import SupervisorTransport
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from lib import migrate, parts, postgres
+from lib import bootstrap, migrate, parts, postgres
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 START_SECONDS = 90
@@ -41,10 +41,8 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
     """
     if not _is_managed(config):
         _sweep(config)
-        taken = {name: port for name, port in parts.ports(config, parts.embedded(config)).items() if _is_taken(port)}
-        if taken:
-            listing = ", ".join(f"{port} ({name})" for name, port in taken.items())
-            raise StackError(f"in use by another program: port {listing}; GM_<PART>_PORT in .env moves ours")
+        if taken := bootstrap.taken_ports():
+            raise StackError(bootstrap.port_message(taken))
     parts.prepare(config)
     started = _start_manager(config)
     try:
@@ -265,12 +263,6 @@ def _sweep(config: Settings) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(alive, timeout=10)
-
-
-def _is_taken(port: int) -> bool:
-    return any(
-        listener.laddr.port == port for listener in psutil.net_connections("tcp4") if listener.status == "LISTEN"
-    )
 
 
 # --- what make calls

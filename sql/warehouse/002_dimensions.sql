@@ -1,5 +1,5 @@
--- slowly changing dimensions, type 2: versions [effective_date, end_date) in whole UTC days, end_date null on the current one;
--- changed_by_cut is the cut that last made or changed a version (not its type 1 attributes)
+-- slowly changing dimensions, type 2: versions [effective_date, end_date) in whole UTC days, end_date null on the
+-- current one; changed_by_cut is the cut that last made or changed a version (not its type 1 attributes)
 create extension btree_gist;
 
 create table dim_customers (
@@ -10,8 +10,9 @@ create table dim_customers (
     total_transactions bigint not null default 0,
     total_spent numeric(18, 2) not null default 0,
     avg_order_value double precision not null default 0,
-    customer_segment varchar(50) not null
-        check (customer_segment in ('New', 'Low Value', 'Medium Value', 'High Value', 'Unknown')),
+    customer_segment varchar(50) not null check (
+        customer_segment in ('New', 'Low Value', 'Medium Value', 'High Value', 'Unknown')
+    ),
     effective_date date not null,
     end_date date,
     is_current boolean not null,
