@@ -7,11 +7,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 PORTS = ("KAFKA", "KAFKA_CONTROLLER", "REALTIME", "WAREHOUSE", "SPARK_SPEED", "SPARK_BATCH", "LAB")
@@ -36,10 +35,11 @@ os.environ.update(
     | {"GM_DATA_DIR": str(FOLDER / "data"), "GM_RUNS_DIR": str(FOLDER / "runs"), "GM_SPARK_DRIVER_MEMORY": "1g"}
 )
 
+import line as telling  # noqa: E402
+import stored  # noqa: E402
+
 from lib import stack as parts_of_stack  # noqa: E402
 from lib.settings import ROOT, Settings, settings  # noqa: E402
-
-Schedule = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def stack() -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def schedule(stack: Settings) -> Schedule:
+def schedule(stack: Settings) -> telling.Schedule:
     """Run `schedule.py` with arguments against the test stack; fails the test on another exit code than `expect`."""
 
     def call(*arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -71,21 +71,26 @@ def schedule(stack: Settings) -> Schedule:
     return call
 
 
+@pytest.fixture(scope="session")
+def line(stack: Settings, schedule: telling.Schedule) -> telling.Line:
+    """The story told to the stack: what was sent, and what the tables held after each cycle."""
+    return telling.tell(stack, schedule)
+
+
 @pytest.fixture
-def realtime(stack: Settings) -> Iterator["psycopg2.extensions.connection"]:
+def realtime(stack: Settings) -> Iterator[stored.Connection]:
     """An administrator's connection to the realtime database."""
-    yield from _connection(stack, "realtime")
+    with stored.connected(stack, "realtime") as connection:
+        yield connection
 
 
 @pytest.fixture
-def warehouse(stack: Settings) -> Iterator["psycopg2.extensions.connection"]:
+def warehouse(stack: Settings) -> Iterator[stored.Connection]:
     """An administrator's connection to the warehouse."""
-    yield from _connection(stack, "warehouse")
-
-
-def _connection(stack: Settings, database: str) -> Iterator["psycopg2.extensions.connection"]:
-    connection = psycopg2.connect(stack.dsn(database, admin=True), options="-c timezone=UTC")
-    try:
+    with stored.connected(stack, "warehouse") as connection:
         yield connection
-    finally:
-        connection.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The line comes first: it counts everything in Kafka from the first message on."""
+    items.sort(key=lambda item: "line" not in getattr(item, "fixturenames", ()))

@@ -1,22 +1,15 @@
 """The whole line on real parts: known events through Kafka, and all 14 tables against what the oracle computes from them."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import pytest
+import stored
 import story
-import tables
-from psycopg2 import Error
-from psycopg2 import errors as sqlstate
-from told import ID, Line
+from line import ID, Line
 
 from lib.settings import TOPICS
 from tests.oracle import COLUMNS
-
-LOADED = {step: story.CUTS[step] for step in story.CUTS}
-Connection = Any
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +23,10 @@ def expected(line: Line) -> dict[int, dict[str, pd.DataFrame]]:
 def test_after_each_cycle_every_table_holds_what_the_oracle_computes(
     line: Line, expected: dict[int, dict[str, pd.DataFrame]], step: int, table: str
 ) -> None:
-    if step in story.ETL_ONLY and table in tables.ANALYTICS:
+    if step in story.ETL_ONLY and table in stored.ANALYTICS:
         pytest.skip("the cut of this step is loaded without analytics")
     found = line.states[step].tables[table]
-    assert tables.differences(table, expected[step][table], found) == ""
+    assert stored.differences(table, expected[step][table], found) == ""
 
 
 def test_the_story_has_what_it_is_told_for(line: Line) -> None:
@@ -41,16 +34,24 @@ def test_the_story_has_what_it_is_told_for(line: Line) -> None:
     closed = {table: int((~last[table]["is_current"]).sum()) for table in ("dim_customers", "dim_products")}
     assert closed["dim_customers"] > 50
     assert closed["dim_products"] > 5
-    assert set(last["dim_customers"]["customer_segment"]) == {"New", "Low Value", "Medium Value", "High Value", "Unknown"}
+    assert set(last["dim_customers"]["customer_segment"]) == {
+        "New",
+        "Low Value",
+        "Medium Value",
+        "High Value",
+        "Unknown",
+    }
     assert last["rfm_analysis"]["analysis_date"].nunique() == 3
     assert line.states[6].tables["sales_trends"]["growth_rate"].notna().sum() > 10
     assert all(len(frame) > 3 for frame in last.values())
 
 
-def test_a_cut_stops_before_the_first_batch_with_an_event_after_its_run_date(line: Line, realtime: Connection) -> None:
+def test_a_cut_stops_before_the_first_batch_with_an_event_after_its_run_date(
+    line: Line, realtime: stored.Connection
+) -> None:
     before = line.states[6].cuts[-1]
     for table in TOPICS:
-        ledger = tables.rows(
+        ledger = stored.rows(
             realtime,
             "select ingest_batch_id, last_event_at::date as day from ops.ingest_batches where source_table = %s"
             " and ingest_batch_id <= %s order by 1",
@@ -65,13 +66,13 @@ def test_a_cut_stops_before_the_first_batch_with_an_event_after_its_run_date(lin
 
 @pytest.mark.parametrize("table", TOPICS)
 def test_every_acknowledged_message_is_a_row_a_duplicate_or_a_dead_letter(
-    line: Line, realtime: Connection, table: str
+    line: Line, realtime: stored.Connection, table: str
 ) -> None:
     messages = [message for message in line.messages if message.table == table]
     assert len(messages) == line.acknowledged[TOPICS[table]]
     dead = sum(message.value in story.DEAD for message in messages)
     unique = len(line.events()[table])
-    (ledger,) = tables.rows(
+    (ledger,) = stored.rows(
         realtime,
         "select sum(rows_in)::int as rows_in, sum(rows_written)::int as rows_written, sum(duplicates)::int as duplicates,"
         " sum(dead_letters)::int as dead_letters from ops.ingest_batches where source_table = %s",
@@ -84,14 +85,14 @@ def test_every_acknowledged_message_is_a_row_a_duplicate_or_a_dead_letter(
         "dead_letters": dead,
     }
     assert ledger["duplicates"] > 3
-    assert tables.scalar(realtime, f"select count(*) from {table}") == unique
+    assert stored.scalar(realtime, f"select count(*) from {table}") == unique
 
 
 @pytest.mark.parametrize("table", TOPICS)
 def test_the_ledger_counts_without_gaps_and_each_batch_goes_on_where_the_last_one_ended(
-    line: Line, realtime: Connection, table: str
+    line: Line, realtime: stored.Connection, table: str
 ) -> None:
-    ledger = tables.rows(
+    ledger = stored.rows(
         realtime,
         "select ingest_batch_id, start_offsets, end_offsets, rows_in, by_partition from ops.ingest_batches"
         " where source_table = %s order by 1",
@@ -109,7 +110,7 @@ def test_the_ledger_counts_without_gaps_and_each_batch_goes_on_where_the_last_on
         }
     held = Counter(str(message.partition) for message in line.messages if message.table == table)
     assert ends == held
-    head = tables.rows(realtime, "select * from ops.ingest_heads where source_table = %s", table)[0]
+    head = stored.rows(realtime, "select * from ops.ingest_heads where source_table = %s", table)[0]
     assert (head["last_batch"], head["end_offsets"]) == (len(ledger), ends)
 
 
@@ -123,15 +124,15 @@ def test_the_ledger_counts_without_gaps_and_each_batch_goes_on_where_the_last_on
 )
 @pytest.mark.parametrize("step", story.CUTS)
 def test_up_to_each_cut_the_facts_hold_every_order_line_view_and_cart_event(
-    line: Line, realtime: Connection, step: int, fact: str, table: str, things: str
+    line: Line, realtime: stored.Connection, step: int, fact: str, table: str, things: str
 ) -> None:
     state = line.states[step]
     query = f"select sum({things})::int from {table} where ingest_batch_id <= %s"
-    assert len(state.tables[fact]) == tables.scalar(realtime, query, state.cuts[-1][table])
+    assert len(state.tables[fact]) == stored.scalar(realtime, query, state.cuts[-1][table])
 
 
-def test_every_dead_letter_is_kept_as_it_came_with_its_reason(line: Line, realtime: Connection) -> None:
-    letters = tables.rows(realtime, "select * from ops.dead_letters")
+def test_every_dead_letter_is_kept_as_it_came_with_its_reason(line: Line, realtime: stored.Connection) -> None:
+    letters = stored.rows(realtime, "select * from ops.dead_letters")
     found = {bytes(row["payload"]): (row["source_table"], row["reason"]) for row in letters}
     assert found == story.DEAD
     assert len(letters) == len(story.DEAD)
@@ -143,62 +144,18 @@ def test_every_dead_letter_is_kept_as_it_came_with_its_reason(line: Line, realti
     }
 
 
-def test_each_row_stands_where_its_message_came_from(line: Line, realtime: Connection) -> None:
+def test_each_row_stands_where_its_message_came_from(line: Line, realtime: stored.Connection) -> None:
     first: dict[tuple[str, str], tuple[int, int]] = {}
     for message, event in line.good():
         first.setdefault((message.table, event[ID[message.table]]), (message.partition, message.offset))
     stored = {
         (table, row[key]): (row["kafka_partition"], row["kafka_offset"])
         for table, key in ID.items()
-        for row in tables.rows(realtime, f"select {key}, kafka_partition, kafka_offset from {table}")
+        for row in stored.rows(realtime, f"select {key}, kafka_partition, kafka_offset from {table}")
     }
     assert stored == first
 
 
-def test_what_no_column_holds_is_kept(line: Line, realtime: Connection) -> None:
-    extra = tables.rows(realtime, "select event_id, extra from product_view_events where extra is not null")
+def test_what_no_column_holds_is_kept(line: Line, realtime: stored.Connection) -> None:
+    extra = stored.rows(realtime, "select event_id, extra from product_view_events where extra is not null")
     assert extra == [{"event_id": "offset", "extra": {"color": "red", "nested": {"a": [1]}}}]
-
-
-# --- what the database itself refuses
-
-
-@pytest.mark.parametrize("fact", tables.FACTS)
-@pytest.mark.parametrize(
-    "statement", ["update {} set ingest_batch_id = 0", "delete from {}", "truncate {}"], ids=["update", "delete", "truncate"]
-)
-@pytest.mark.parametrize(("role", "error"), [("etl", sqlstate.InsufficientPrivilege), ("admin", sqlstate.RestrictViolation)])
-def test_facts_are_append_only_for_everyone(
-    line: Line, connect: Callable[..., Connection], fact: str, statement: str, role: str, error: type[Error]
-) -> None:
-    with pytest.raises(error), connect("warehouse", admin=role == "admin").cursor() as cursor:
-        cursor.execute(statement.format(fact))
-
-
-@pytest.mark.parametrize(
-    ("what", "starts", "ends", "error"),
-    [
-        ("overlapping", "2025-12-10", "2025-12-20", sqlstate.ExclusionViolation),
-        ("second current", "2027-01-01", None, sqlstate.UniqueViolation),
-        ("endless but not current", "0001-01-01", "0001-01-01", sqlstate.CheckViolation),
-    ],
-)
-@pytest.mark.parametrize(
-    ("table", "key", "value", "attribute"),
-    [("dim_customers", "user_id", "single", "customer_segment"), ("dim_products", "product_id", "gift", "category")],
-)
-def test_versions_that_contradict_each_other_are_refused(
-    line: Line,
-    warehouse: Connection,
-    table: str,
-    key: str,
-    value: str,
-    attribute: str,
-    what: str,
-    starts: str,
-    ends: str | None,
-    error: type[Error],
-) -> None:
-    insert = f"insert into {table} ({key}, {attribute}, effective_date, end_date, is_current) values (%s, %s, %s, %s, %s)"
-    with pytest.raises(error), warehouse.cursor() as cursor:
-        cursor.execute(insert, [value, "New", starts, ends, ends is None])

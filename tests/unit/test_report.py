@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,19 +18,8 @@ from lib import html, report
 from lib.gallery import Entry, gallery
 from lib.page import duration, write_whole
 from lib.sanitize import clean
+from tests.chromium import CHROMIUM, dump_dom
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=10000",
-]
 PLANTED = "<script>document.title='owned'</script>"
 
 FRONT_MATTER = """---
@@ -113,13 +101,6 @@ def failed(runs: Path) -> BeautifulSoup:
 
 def parse(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-
-
-def dump_dom(path: Path, profile: Path) -> BeautifulSoup:
-    """The page as headless Chromium has it after its scripts have run, with no host to be found."""
-    command = [CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, timeout=120, check=True)
-    return BeautifulSoup(done.stdout.decode(), "html.parser")
 
 
 def test_numbers_come_back_as_plain_json(runs: Path) -> None:

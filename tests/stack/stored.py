@@ -1,16 +1,21 @@
 """The 14 tables as a database holds them, in the columns of the oracle; checksums of everything; and differences in words."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import RealDictCursor
 
+from lib.settings import Settings
 from tests.oracle import COLUMNS, KEYS, frame
 
 REALTIME = ("transactions", "product_view_events", "cart_events")
 WAREHOUSE = tuple(table for table in COLUMNS if table not in REALTIME)
+ANALYTICS = ("product_performance", "customer_segments", "rfm_analysis", "sales_trends")
 FACTS = ("fact_sales", "fact_product_views", "fact_cart_events")
 
 _MEMBERS = (
@@ -18,6 +23,16 @@ _MEMBERS = (
     " p.effective_date as product_effective_date, p.category, g.country from {} f join dim_customers c using (customer_id)"
     " join dim_products p using (product_id_pk) join dim_geography g using (geography_id)"
 )
+
+
+@contextmanager
+def connected(config: Settings, database: str, *, admin: bool = True) -> Iterator[Connection]:
+    """A connection in UTC, as the owner of the schema or as the jobs' user."""
+    connection = psycopg2.connect(config.dsn(database, admin=admin), options="-c timezone=UTC")
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def rows(connection: Connection, query: str, *parameters: Any) -> list[dict[str, Any]]:

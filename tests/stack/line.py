@@ -2,15 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from subprocess import CompletedProcess
 from typing import Any
 
 import pandas as pd
-import psycopg2
+import stored
 import story
-import tables
 from kafka import KafkaConsumer, TopicPartition
 
 from generators.producer import produce
@@ -18,8 +18,8 @@ from lib.settings import TOPICS, Settings
 from tests.oracle import expected, first_of_each
 
 ID = {"transactions": "transaction_id", "product_view_events": "event_id", "cart_events": "event_id"}
-ETL_ONLY = (3,)
-"""Steps whose cut is loaded without analytics: the next one has the same run date."""
+Schedule = Callable[..., CompletedProcess[str]]
+"""`schedule.py` with arguments; keywords are variables of the environment, but for `expect`, the exit code."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Message:
 
 @dataclass(frozen=True)
 class State:
-    """After a cycle: the cuts so far, the number of messages that had arrived, and what the tables held."""
+    """After a cycle: the cuts so far, how many messages had arrived, each job's last run, and what the tables held."""
 
     cuts: list[dict[str, Any]]
     arrived: int
+    runs: dict[str, dict[str, Any]]
     tables: dict[str, pd.DataFrame]
 
 
@@ -61,25 +62,31 @@ class Line:
     def look(self, step: int) -> None:
         """Take down what the tables hold after the cycle of a step."""
         with (
-            closing(_connect(self.config, "realtime")) as realtime,
-            closing(_connect(self.config, "warehouse")) as loaded,
+            stored.connected(self.config, "realtime") as realtime,
+            stored.connected(self.config, "warehouse") as loaded,
         ):
-            cuts = tables.rows(loaded, "select * from ops.cuts order by cut_id")
-            found = {name: tables.read(realtime, name) for name in tables.REALTIME}
-            found |= {name: tables.read(loaded, name) for name in tables.WAREHOUSE}
-        self.states[step] = State(cuts, len(self.messages), found)
+            cuts = stored.rows(loaded, "select * from ops.cuts order by cut_id")
+            runs = stored.rows(loaded, "select * from ops.job_runs order by started_at")
+            found = {name: stored.read(realtime, name) for name in stored.REALTIME}
+            found |= {name: stored.read(loaded, name) for name in stored.WAREHOUSE}
+        self.states[step] = State(cuts, len(self.messages), {run["job"]: run for run in runs}, found)
+
+    def good(self, arrived: int | None = None) -> Iterator[tuple[Message, dict[str, Any]]]:
+        """Each message that isn't dead, with its event."""
+        for message in self.messages[:arrived]:
+            if message.value not in story.DEAD:
+                yield message, json.loads(message.value)
 
     def events(self, arrived: int | None = None) -> dict[str, list[dict[str, Any]]]:
         """The good events among the messages, the first of each id, with the ledger batch that stored each."""
         good: dict[str, list[dict[str, Any]]] = {table: [] for table in TOPICS}
-        for message in self.messages[:arrived]:
-            if message.value not in story.DEAD:
-                good[message.table].append({"event": json.loads(message.value)})
-        with closing(_connect(self.config, "realtime")) as realtime:
+        for message, event in self.good(arrived):
+            good[message.table].append({"event": event})
+        with stored.connected(self.config, "realtime") as realtime:
             batch = {
                 table: {
                     row[key]: row["ingest_batch_id"]
-                    for row in tables.rows(realtime, f"select {key}, ingest_batch_id from {table}")
+                    for row in stored.rows(realtime, f"select {key}, ingest_batch_id from {table}")
                 }
                 for table, key in ID.items()
             }
@@ -94,7 +101,7 @@ class Line:
         return expected(self.events(state.arrived), state.cuts)
 
 
-def tell(config: Settings, schedule: Callable[..., Any]) -> Line:
+def tell(config: Settings, schedule: Schedule) -> Line:
     """Send the story step by step, drain each step, and run a cycle where the story has a cut."""
     line = Line(config)
     for step, batches in story.steps():
@@ -103,13 +110,9 @@ def tell(config: Settings, schedule: Callable[..., Any]) -> Line:
             schedule("run", "stream")
             continue
         day = [f"--run-date={story.CUTS[step]}"] if story.CUTS[step] else []
-        schedule("run", "stream", "etl" if step in ETL_ONLY else "batch", *day)
+        schedule("run", "stream", "etl" if step in story.ETL_ONLY else "batch", *day)
         line.look(step)
     return line
-
-
-def _connect(config: Settings, database: str) -> "psycopg2.extensions.connection":
-    return psycopg2.connect(config.dsn(database, admin=True), options="-c timezone=UTC")
 
 
 def _arrived(config: Settings, messages: list[Message]) -> list[Message]:
