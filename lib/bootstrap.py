@@ -118,7 +118,7 @@ def check_machine(java: str) -> None:
 
 def port_message(taken: list[tuple[str, int]]) -> str:
     """All taken ports in one line, with the lines for `.env` that move ours."""
-    moved = "  ".join(f"{name}={port + 10000}" for name, port in taken)
+    moved = "  ".join(f"{name}={port + 10000 if port < 50000 else port - 10000}" for name, port in taken)
     numbers = ", ".join(str(port) for _, port in taken)
     return f"in use by another program: port {numbers}. Free them, or move ours with these lines in .env:  {moved}"
 
@@ -174,7 +174,6 @@ def install(java: str) -> None:
         run(
             [str(uv / "bin" / "python"), "-m", "uv", "sync", "--frozen", "--quiet", "--python", sys.executable], env=env
         )
-        step("jars and PostgreSQL, from jars.xml")
         resolve_jars(java)
     except subprocess.CalledProcessError as error:
         fail(
@@ -187,7 +186,12 @@ def install(java: str) -> None:
 
 
 def resolve_jars(java: str) -> None:
-    """Fetch what `jars.xml` lists with pyspark's own Ivy, and unpack PostgreSQL."""
+    """Fetch what `jars.xml` lists with pyspark's own Ivy, and unpack PostgreSQL, unless that very list is here."""
+    listed = hashlib.sha256((ROOT / "jars.xml").read_bytes()).hexdigest()
+    resolved = TOOLS / "jars.sha256"
+    if resolved.exists() and resolved.read_text() == listed:
+        return
+    step("jars and PostgreSQL, from jars.xml")
     ivy = next((ROOT / ".venv").glob("lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
     artefact = "embedded-postgres-binaries-" + POSTGRES[platform.system(), platform.machine()]
     (TOOLS / "jars.xml").write_text((ROOT / "jars.xml").read_text().replace("@POSTGRES@", artefact))
@@ -197,6 +201,7 @@ def resolve_jars(java: str) -> None:
     shutil.rmtree(TOOLS / "postgres", ignore_errors=True)
     unpack = "import lib.postgres as p; p.unpack()"
     run([str(ROOT / ".venv" / "bin" / "python"), "-c", unpack])
+    resolved.write_text(listed)
 
 
 def set_git_filter() -> None:

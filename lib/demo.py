@@ -62,7 +62,7 @@ def _run(config: Settings, started: float) -> None:
     ):
         stack.up(config, ["savers"])
         _generate("--rate", f"{config.rate:g}", "--duration", f"{LIVE_SECONDS}s")
-        _await_drained(config)
+        await_drained()
     with _phase(started, "a batch cycle: dimensions, facts and analytics, with their reports", 75):
         _schedule("run")
     stack.up(config, ["scheduler"])
@@ -112,7 +112,7 @@ def _call(command: list[str], name: str) -> None:
         raise DemoError(f"{name} ended with exit code {done.returncode}; its message is above")
 
 
-def _await_drained(config: Settings) -> None:
+def await_drained() -> None:
     """Wait until everything that Kafka holds is in the realtime database."""
     waiting = Retrying(
         stop=stop_after_delay(DRAIN_SECONDS), wait=wait_fixed(0.5), retry=retry_if_result(lambda lag: lag > 0)
@@ -120,7 +120,7 @@ def _await_drained(config: Settings) -> None:
     try:
         waiting(lambda: sum(_lags().values()))
     except RetryError as error:
-        raise DemoError(f"the savers don't keep up; see {config.data_dir / 'logs' / 'savers.log'}") from error
+        raise DemoError(f"the savers don't keep up; see {settings().data_dir / 'logs' / 'savers.log'}") from error
 
 
 def _lags() -> dict[str, int]:

@@ -1,6 +1,5 @@
 """What events say about customers, products and countries; the dimensions of countries and of days."""
 
-from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 
@@ -10,50 +9,70 @@ from pyspark.sql import functions as F
 from lib.facts import order_lines
 from lib.scd2 import Dimension
 from lib.schemas import CONTRACTS
-from lib.warehouse import Load, read_events, read_warehouse
+from lib.warehouse import Load, read_events, read_realtime, read_warehouse
 
 GEOGRAPHY = Dimension(table="dim_geography", key=("country",), type2=())
 
 FIRST_DAY = date(2000, 1, 1)
 
 
-@dataclass(frozen=True)
-class Mentions:
-    """What is booked on days that aren't settled, from all three sources; `day` is the event's own, `booked` the booked one.
+def read_keys(load: Load, column: str) -> DataFrame:
+    """Which keys occur in events of days that aren't settled. Grain: one row per source and key, with its first own `day`.
 
-    - `events`, one row per event: `user_id`, `country`, `day`, `booked`
-    - `products`, one row per event and product: `product_id`, `category`, `time`, `id`, `line`, `day`, `booked`
-    - `orders`, one row per transaction: `id`, `user_id`, `day`, `booked`, `amount`
+    `column` is `user_id` or `country`. PostgreSQL groups, so that one row per key leaves it and not one per event.
     """
+    sources = []
+    for table, contract in CONTRACTS.items():
+        day = f"min({contract.time} at time zone 'UTC')::date as day"
+        condition = f"{_is_open(load, table)} and {column} <> ''"
+        sources.append(read_realtime(load, f"select {column}, {day} from {table} where {condition} group by {column}"))
+    return reduce(DataFrame.unionByName, sources)
 
-    events: DataFrame
-    products: DataFrame
-    orders: DataFrame
+
+def read_orders(load: Load) -> DataFrame:
+    """Transactions that are booked on days that aren't settled. Grain: one row per transaction.
+
+    `id`, `user_id`, the own `day`, the `booked` day, and `amount`, the sum of the lines.
+    """
+    lines = order_lines(_read(load, "transactions", "transaction_id as id, user_id, products::text as products"))
+    return lines.groupBy("id", "user_id", "day", "booked").agg(F.sum("total_amount").alias("amount"))
 
 
-def read_mentions(load: Load) -> Mentions:
-    """Read the batches from the first that may hold an event of a day that isn't settled."""
-    transactions = _read(load, "transactions", "transaction_id as id, user_id, country, products::text as products")
-    views = _read(load, "product_view_events", "event_id as id, user_id, product_id, category, country")
-    carts = _read(load, "cart_events", "event_id as id, user_id, product_id, category, country")
-    lines = load.keep(order_lines(transactions))
-    views, carts = load.keep(views), load.keep(carts)
-    places = ["user_id", "country", "day", "booked"]
-    votes = ["product_id", "category", "time", "id", "line", "day", "booked"]
-    singles = [frame.withColumn("line", F.lit(0)).select(*votes) for frame in (views, carts)]
-    return Mentions(
-        events=reduce(DataFrame.unionByName, [frame.select(*places) for frame in (transactions, views, carts)]),
-        products=reduce(DataFrame.unionByName, singles, lines.select(*votes)),
-        orders=lines.groupBy("id", "user_id", "day", "booked").agg(F.sum("total_amount").alias("amount")),
-    )
+def read_mentions(load: Load) -> DataFrame:
+    """Products in events that are booked on days that aren't settled. Grain: one row per event or order line.
+
+    `product_id`, `category`, `time`, `id` of the event, `line` (0 but for order lines), the own `day` and the `booked` day.
+    """
+    lines = order_lines(_read(load, "transactions", "transaction_id as id, products::text as products"))
+    columns = "event_id as id, product_id, category"
+    singles = [
+        _read(load, table, columns).withColumn("line", F.lit(0)) for table in ("product_view_events", "cart_events")
+    ]
+    names = ["product_id", "category", "time", "id", "line", "day", "booked"]
+    return load.keep(reduce(DataFrame.unionByName, [frame.select(*names) for frame in (lines, *singles)]))
 
 
 def _read(load: Load, table: str, columns: str) -> DataFrame:
     time = CONTRACTS[table].time
-    events = read_events(load, table, f"{columns}, {time} as time", load.window.open(table))
+    events = read_events(
+        load, table, f"{columns}, {time} as time", load.window.open(table), where=_is_open(load, table)
+    )
     booked = load.window.booked_day(table, F.col("ingest_batch_id"), F.col("time"))
-    frame = events.withColumn("day", F.to_date("time")).withColumn("booked", booked)
-    return frame.where(F.col("booked") >= F.lit(load.window.settled_before)).drop("ingest_batch_id")
+    return events.withColumn("day", F.to_date("time")).withColumn("booked", booked).drop("ingest_batch_id")
+
+
+def _is_open(load: Load, table: str) -> str:
+    """The SQL condition on a realtime table that finds the events booked on days that aren't settled.
+
+    Of the batches that the first cut of the open day covered, these are the events of that very day; an earlier event
+    in them was on time, and is settled. All later batches are booked on the open day or after it.
+    """
+    after, upto = load.window.open(table)
+    batches = f"ingest_batch_id > {after} and ingest_batch_id <= {upto}"
+    if load.window.since is None:
+        return batches
+    time, first = CONTRACTS[table].time, load.window.opened(table)
+    return f"{batches} and (ingest_batch_id > {first} or {time} >= '{load.window.settled_before} 00:00+00')"
 
 
 def read_current(load: Load, dimension: Dimension) -> DataFrame:

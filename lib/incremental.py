@@ -57,6 +57,10 @@ class Window:
         first = self.cuts[0]
         return (first.batches[table] if first.run_date < self.settled_before else 0), self.cut.batches[table]
 
+    def opened(self, table: str) -> int:
+        """The last batch of the first cut whose run date is that of `since`: it opened the day that isn't settled."""
+        return next(cut.batches[table] for cut in self.cuts if cut.run_date >= self.settled_before)
+
     def booked_day(self, table: str, batch: Column, time: Column) -> Column:
         """The day on which an event is booked: its own UTC day, or the run date of the cut before the one that first
         covers its batch, if that is later."""

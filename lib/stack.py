@@ -26,7 +26,7 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from lib import bootstrap, migrate, parts, postgres
 from lib.settings import ROOT, TOPICS, Settings, settings
 
-START_SECONDS = 90
+START_SECONDS = 240
 LIVE = ["savers", "scheduler", "generators"]
 
 
@@ -176,9 +176,9 @@ def _spark_answers(url: str) -> None:
     """Run one query in a process of its own, which can be given up: a client of a dead server retries for minutes."""
     query = f"from lib.spark import connect; assert connect({url!r}).range(3).count() == 3"
     try:
-        done = subprocess.run([sys.executable, "-c", query], cwd=ROOT, capture_output=True, text=True, timeout=40)
+        done = subprocess.run([sys.executable, "-c", query], cwd=ROOT, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError("no answer to a query in 40 s") from error
+        raise RuntimeError("no answer to a query in 60 s") from error
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
 

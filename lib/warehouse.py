@@ -200,15 +200,15 @@ def jdbc(name: str) -> dict[str, str]:
     }
 
 
-def read_events(load: Load, table: str, columns: str, batches: tuple[int, int]) -> DataFrame:
+def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, where: str = "true") -> DataFrame:
     """The rows of a realtime table whose batch is in `(after, upto]`, read in parallel by ranges of batches.
 
-    `columns` is a list for PostgreSQL's SELECT; `ingest_batch_id` comes with it.
+    `columns` is a list for PostgreSQL's SELECT, `where` an SQL condition; `ingest_batch_id` comes with the columns.
     """
     after, upto = batches
     query = (
         f"(select {columns}, ingest_batch_id from {table}"
-        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
+        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto} and {where}) as events"
     )
     options = jdbc("realtime") | {"dbtable": query}
     partitions = min(settings().spark_parallelism, upto - after)
@@ -218,7 +218,16 @@ def read_events(load: Load, table: str, columns: str, batches: tuple[int, int]) 
     return load.session.read.format("jdbc").options(**options).load()
 
 
+def read_realtime(load: Load, query: str) -> DataFrame:
+    """The rows of a query on the realtime database."""
+    return _read_query(load, "realtime", query)
+
+
 def read_warehouse(load: Load, query: str) -> DataFrame:
     """The rows of a query on the warehouse, as last committed."""
-    options = jdbc("warehouse") | {"dbtable": f"({query}) as rows"}
+    return _read_query(load, "warehouse", query)
+
+
+def _read_query(load: Load, name: str, query: str) -> DataFrame:
+    options = jdbc(name) | {"dbtable": f"({query}) as rows"}
     return load.session.read.format("jdbc").options(**options).load()

@@ -1,5 +1,12 @@
 -- raw events, one row per event, keyed by the event's own id
-create role globalmart_saver nologin;
+-- roles belong to the server, so another database of it may have this one already
+do $$
+begin
+    if not exists (select from pg_roles where rolname = 'globalmart_saver') then
+        create role globalmart_saver nologin;
+    end if;
+end
+$$;
 
 create table transactions (
     transaction_id varchar(100) primary key check (transaction_id <> ''),

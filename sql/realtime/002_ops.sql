@@ -63,4 +63,3 @@ grant usage on schema ops to globalmart_saver;
 grant select, update on ops.ingest_heads to globalmart_saver;
 grant select, insert on ops.ingest_batches, ops.schema_changes to globalmart_saver;
 grant select, insert, update on ops.dead_letters to globalmart_saver;
-grant temporary on database realtime to globalmart_saver;

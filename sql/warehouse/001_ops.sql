@@ -1,5 +1,12 @@
 -- what has run, up to where
-create role globalmart_etl nologin;
+-- roles belong to the server, so another database of it may have this one already
+do $$
+begin
+    if not exists (select from pg_roles where rolname = 'globalmart_etl') then
+        create role globalmart_etl nologin;
+    end if;
+end
+$$;
 
 create table ops.cuts (
     cut_id bigint generated always as identity primary key,

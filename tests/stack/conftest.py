@@ -1,39 +1,18 @@
 """A real stack for the tests of this folder: own free ports, own data, thrown away at the end."""
 
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-PORTS = ("KAFKA", "KAFKA_CONTROLLER", "REALTIME", "WAREHOUSE", "SPARK_SPEED", "SPARK_BATCH", "LAB")
-SECRETS = ("REALTIME_PASSWORD", "WAREHOUSE_PASSWORD", "ADMIN_PASSWORD", "SPARK_TOKEN", "LAB_TOKEN")
+from lib import scratch
 
-# before anything reads the settings; readable for the user that runs PostgreSQL when we are root
-FOLDER = Path(tempfile.mkdtemp(prefix="globalmart test "))
-FOLDER.chmod(0o755)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-os.environ.update(
-    {f"GM_{name}_PORT": str(port) for name, port in zip(PORTS, _free_ports(len(PORTS)), strict=True)}
-    | {f"GM_{name}": secrets.token_hex(8) for name in SECRETS}
-    | {"GM_DATA_DIR": str(FOLDER / "data"), "GM_RUNS_DIR": str(FOLDER / "runs"), "GM_SPARK_DRIVER_MEMORY": "1g"}
-)
+# before anything reads the settings
+FOLDER = scratch.folder("test")
+os.environ.update(scratch.environment(FOLDER), GM_SPARK_DRIVER_MEMORY="1g")
 
 import line as telling  # noqa: E402
 import stored  # noqa: E402
@@ -48,8 +27,8 @@ def stack() -> Iterator[Settings]:
     settings.cache_clear()
     config = settings()
     config.runs_dir.mkdir(parents=True)
-    parts_of_stack.up(config)
     try:
+        parts_of_stack.up(config)
         yield config
     finally:
         parts_of_stack.down(config)

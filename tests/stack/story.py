@@ -85,6 +85,8 @@ DEAD = {
 """Messages that can't be stored: payload to table and reason; each payload occurs once."""
 
 FIRST = [
+    # long ago, so that months and quarters have one before them to grow against
+    buy("first of all", "2025-09-30T10:00:00Z", 12.5, "old"),
     # amounts: half a cent up, more than four decimals, nothing, a lot; a product twice in one order
     sale("round", "12-06", line("gift", 0.335, 3), line("gift", 10.00005), line("free", 0, 2, category="")),
     sale("large", "12-07", line("dear", 123456789.1234, 7), user="big", country=""),

@@ -50,7 +50,7 @@ def test_the_savers_can_neither_change_nor_remove_what_is_stored(stack: Settings
 
 
 VERSIONS = {
-    "overlapping": ("2025-12-10", "2025-12-20", sqlstate.ExclusionViolation),
+    "overlapping": ("2025-12-22", "2025-12-26", sqlstate.ExclusionViolation),
     "a second current": ("2999-01-01", None, (sqlstate.UniqueViolation, sqlstate.ExclusionViolation)),
     "empty": ("2025-11-01", "2025-11-01", sqlstate.CheckViolation),
 }

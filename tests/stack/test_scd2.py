@@ -164,11 +164,11 @@ def test_every_history_of_four_days_loaded_day_by_day(table: Load) -> None:
 
 
 values = st.sampled_from([RED, BLUE, ("red", 2), ("red", None), (None, 1), NOTHING, None, None])
-plans = st.lists(st.tuples(st.integers(1, 7), st.integers(0, 7)), max_size=3)
+plans = st.lists(st.tuples(st.integers(1, 7), st.integers(0, 7)), max_size=2)
 
 
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     database=None,
     phases=[Phase.generate],  # the keys that differ are told; a smaller example isn't worth minutes

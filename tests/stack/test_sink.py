@@ -5,7 +5,7 @@ Partitions from 100 on are the tests' own: the head takes a new partition up fro
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -395,7 +395,6 @@ def test_any_deliveries_store_each_message_once_and_the_counts_tie(
     assert total["rows_written"] == kinds["fresh"] + min(kinds["again"], 1) == len(stored(saver))
     now = head(saver)
     assert now.end_offsets == start.end_offsets | {place: len(sent) for place, sent in partitions.items() if sent}
-    # each partition's first one is taken in the order of the topic: of two deliveries the earlier one's
     saver.rollback()
 
 

@@ -226,6 +226,12 @@ def lines(**fields: str) -> str:
     return f"[{raw(LINE, **fields).decode()}]"
 
 
+@pytest.mark.parametrize("table", CONTRACTS)
+def test_a_typical_message_needs_no_second_look(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("lib.decode._untyped")
+    event(CONTRACTS[table], raw(EXAMPLES[table]))
+
+
 # --- what is dead
 
 

@@ -37,6 +37,11 @@ def test_the_open_day_is_read_again_from_its_first_batch_on() -> None:
     assert window.open("cart_events") == (10, 40)
 
 
+def test_the_batch_that_opened_the_open_day_is_that_of_the_first_cut_with_its_run_date() -> None:
+    assert Window(THIRD, FOURTH, (FIRST, SECOND, THIRD, FOURTH)).opened("cart_events") == 20
+    assert Window(FIRST, SECOND, (FIRST, SECOND)).opened("cart_events") == 10
+
+
 def test_when_no_day_is_settled_everything_is_open() -> None:
     window = Window(FIRST, SECOND, (FIRST, SECOND))
     assert window.unread("cart_events") == (10, 20)

@@ -1,0 +1,1 @@
+"""Measurements on a throwaway stack of real parts: `make bench`."""
