@@ -64,7 +64,8 @@ def unpack() -> None:
         content = io.BytesIO(jar.read(name))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as aside, tarfile.open(fileobj=content) as tar:
-        tar.extractall(aside, filter="tar")
+        # Python before 3.11.4 has no filters, and later ones want one named
+        tar.extractall(aside, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
         os.chmod(aside, 0o755)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(aside, target, symlinks=True)
