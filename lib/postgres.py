@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
@@ -65,7 +66,8 @@ def unpack() -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as aside, tarfile.open(fileobj=content) as tar:
         # Python before 3.11.4 has no filters, and later ones want one named
-        tar.extractall(aside, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+        options: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+        tar.extractall(aside, **options)
         os.chmod(aside, 0o755)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(aside, target, symlinks=True)

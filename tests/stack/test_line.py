@@ -31,7 +31,8 @@ def test_after_each_cycle_every_table_holds_what_the_oracle_computes(
     line: Line, expected: dict[int, dict[str, pd.DataFrame]], step: int, table: str
 ) -> None:
     found = line.states[step].tables[table]
-    assert stored.differences(table, expected[step][table], found) == ""
+    differences = stored.differences(table, expected[step][table], found)
+    assert not differences, differences
 
 
 def test_the_story_has_what_it_is_told_for(line: Line) -> None:
