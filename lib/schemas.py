@@ -7,7 +7,8 @@ import pandas as pd
 
 from lib.settings import TOPICS
 
-Kind = Literal["text", "whole", "money", "time", "lines"]
+Kind = Literal["text", "whole", "money", "time", "lines", "boolean", "string", "numeric"]
+"""Type of a field; the last three are those of added columns, which have no bounds."""
 
 MAX_TEXT = 100
 """Characters of a text."""
@@ -35,27 +36,27 @@ class Field:
     @property
     def is_id(self) -> bool:
         """Whether it is an id: an empty one counts as absent."""
-        return self.name.endswith("_id")
+        return self.kind == "text" and self.name.endswith("_id")
 
 
 @dataclass(frozen=True)
 class Contract:
-    """The fields of one topic's events, and the realtime table (one row per event) that stores them."""
+    """The fields of one topic's events, and the realtime table (one row per event) that stores them.
+
+    `added` are fields that weren't declared, but have got a column since: all are optional.
+    """
 
     table: str
+    topic: str
     key: str
     time: str
     fields: tuple[Field, ...]
-
-    @property
-    def topic(self) -> str:
-        """The Kafka topic."""
-        return TOPICS[self.table]
+    added: tuple[Field, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the declared fields, in order."""
-        return tuple(field.column for field in self.fields)
+        """The columns of all fields, in order, the added ones last."""
+        return tuple(field.column for field in (*self.fields, *self.added))
 
 
 LINE = (
@@ -68,6 +69,7 @@ LINE = (
 
 TRANSACTIONS = Contract(
     table="transactions",
+    topic=TOPICS["transactions"],
     key="transaction_id",
     time="transaction_timestamp",
     fields=(
@@ -91,6 +93,7 @@ _SHOPPER = (
 
 PRODUCT_VIEW_EVENTS = Contract(
     table="product_view_events",
+    topic=TOPICS["product_view_events"],
     key="event_id",
     time="event_timestamp",
     fields=(
@@ -103,6 +106,7 @@ PRODUCT_VIEW_EVENTS = Contract(
 
 CART_EVENTS = Contract(
     table="cart_events",
+    topic=TOPICS["cart_events"],
     key="event_id",
     time="event_timestamp",
     fields=(

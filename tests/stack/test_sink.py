@@ -1,6 +1,6 @@
 """One micro-batch into the real realtime database; each test's transaction is rolled back, or cleaned up after.
 
-Partitions from 100 on are the tests' own: the head takes a new partition up from where it starts.
+Partitions from 100 on are the tests' own: Kafka doesn't have them, and the head takes each one up from offset 0.
 """
 
 import json
@@ -14,18 +14,18 @@ from typing import Any
 
 import psycopg2
 import pytest
+from batches import PARTITION, Message, head, messages, next_run, rows, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import connection as Connection
 
-from lib import database, sink
+from lib import database
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
 from lib.settings import Settings
-from lib.sink import Fenced, Head, Message, OffsetGap, Receipt, Writer
+from lib.sink import Fenced, Head, Receipt, Writer
 
 TIME = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PARTITION = 100
 
 
 @pytest.fixture
@@ -80,29 +80,6 @@ def order(event_id: str, **fields: Any) -> bytes:
 PAYLOAD = {"transactions": order, "product_view_events": view, "cart_events": cart}
 
 
-def messages(*payloads: bytes | None, start: int = 0, partition: int = PARTITION) -> list[Message]:
-    """Consecutive messages of one partition."""
-    return [Message(partition, start + number, None, payload) for number, payload in enumerate(payloads)]
-
-
-def head(connection: Connection, contract: Contract = CART_EVENTS) -> Head:
-    """Where ingestion of the table stands."""
-    with connection.cursor() as cursor:
-        return sink.read_head(cursor, contract.table)
-
-
-def next_run(connection: Connection, query_id: str = "query one", contract: Contract = CART_EVENTS) -> Writer:
-    """A run that plans to take the next epoch."""
-    return Writer(head(connection, contract).epoch + 1, query_id)
-
-
-def rows(connection: Connection, query: str, *parameters: Any) -> list[Any]:
-    """The rows of a query."""
-    with connection.cursor() as cursor:
-        cursor.execute(query, parameters)
-        return cursor.fetchall()
-
-
 def stored(connection: Connection, table: str = "cart_events", columns: str = "event_id, kafka_offset") -> list[Any]:
     """The tests' own rows of a table, in the order of the topic."""
     where = f"where kafka_partition >= {PARTITION} order by kafka_partition, kafka_offset"
@@ -124,31 +101,33 @@ def test_a_batch_is_rows_dead_letters_a_ledger_row_and_the_head(saver: Connectio
     contract, payload = CONTRACTS[table], PAYLOAD[table]
     before = head(saver, contract)
     writer = next_run(saver, contract=contract)
-    batch = messages(payload("a"), b"no json", payload("a"), start=7) + messages(payload("b"), partition=101)
-    receipt = sink.write_batch(saver, contract, reversed(batch), writer, 42)
+    batch = messages(payload("a"), b"no json", payload("a")) + messages(payload("b"), partition=101)
+    receipt = write(saver, contract, reversed(batch), writer, 42)
     number = before.last_batch + 1
-    assert receipt == Receipt(number, rows_in=4, rows_written=2, duplicates=1, dead_letters=1)
+    assert receipt == Receipt(
+        number, rows_in=4, rows_written=2, duplicates=1, conflicts=0, dead_letters=1, offset_gaps=0
+    )
 
     places = stored(saver, table, f"{contract.key}, kafka_partition, kafka_offset, ingest_batch_id, {contract.time}")
-    assert places == [("a", 100, 7, number, TIME), ("b", 101, 0, number, TIME)]
+    assert places == [("a", 100, 0, number, TIME), ("b", 101, 0, number, TIME)]
     letters = "topic, kafka_partition, kafka_offset, payload, reason, source_table, ingest_batch_id"
     [(topic, partition, offset, came, *rest)] = stored(saver, "ops.dead_letters", letters)
-    assert (topic, partition, offset, bytes(came)) == (contract.topic, 100, 8, b"no json")
+    assert (topic, partition, offset, bytes(came)) == (contract.topic, 100, 1, b"no json")
     assert rest == ["not_json", table, number]
 
-    ends = before.end_offsets | {100: 10, 101: 1}
+    ends = before.end_offsets | {100: 3, 101: 1}
     assert head(saver, contract) == Head(writer.epoch, number, ends)
     columns = "epoch, query_id, spark_batch_id, offset_gaps, rows_in, rows_written, duplicates, dead_letters"
     assert ledger(saver, number, columns, contract) == (writer.epoch, "query one", 42, 0, 4, 2, 1, 1)
     assert ledger(saver, number, "first_event_at, last_event_at", contract) == (TIME, TIME)
-    starts = {str(place): offset for place, offset in (before.end_offsets | {100: 7, 101: 0}).items()}
+    starts = {str(place): offset for place, offset in (before.end_offsets | {100: 0, 101: 0}).items()}
     assert ledger(saver, number, "start_offsets, end_offsets", contract) == (
         starts,
         {str(place): offset for place, offset in ends.items()},
     )
     assert ledger(saver, number, "by_partition", contract)[0] == {
-        "100": {"rows_in": 3, "rows_written": 1, "duplicates": 1, "dead_letters": 1},
-        "101": {"rows_in": 1, "rows_written": 1, "duplicates": 0, "dead_letters": 0},
+        "100": {"rows_in": 3, "rows_written": 1, "duplicates": 1, "conflicts": 0, "dead_letters": 1, "offset_gaps": 0},
+        "101": {"rows_in": 1, "rows_written": 1, "duplicates": 0, "conflicts": 0, "dead_letters": 0, "offset_gaps": 0},
     }
 
 
@@ -157,7 +136,7 @@ def test_batches_are_numbered_without_gaps_over_runs(saver: Connection) -> None:
     for run in range(3):
         writer = next_run(saver, f"query {run}")
         for batch in range(2):
-            receipt = sink.write_batch(saver, CART_EVENTS, messages(b"", start=2 * run + batch), writer, batch)
+            receipt = write(saver, CART_EVENTS, messages(b"", start=2 * run + batch), writer, batch)
             assert receipt
             numbers.append(receipt.ingest_batch_id)
     assert numbers == list(range(numbers[0], numbers[0] + 6))
@@ -165,14 +144,14 @@ def test_batches_are_numbered_without_gaps_over_runs(saver: Connection) -> None:
 
 def test_an_empty_batch_writes_nothing_and_takes_no_epoch(saver: Connection) -> None:
     before = head(saver)
-    assert sink.write_batch(saver, CART_EVENTS, [], next_run(saver), 0) is None
+    assert write(saver, CART_EVENTS, [], next_run(saver), 0) is None
     assert head(saver) == before
 
 
 def test_latencies_count_every_decoded_message(saver: Connection) -> None:
     now = datetime.now(UTC)
     late = [cart("a", timestamp=(now - timedelta(seconds=90)).isoformat()), cart("b", timestamp=now.isoformat())]
-    receipt = sink.write_batch(saver, CART_EVENTS, messages(*late, cart("a"), b"dead"), next_run(saver), 0)
+    receipt = write(saver, CART_EVENTS, messages(*late, cart("a"), b"dead"), next_run(saver), 0)
     assert receipt
     buckets = ledger(saver, receipt.ingest_batch_id, "latency_buckets")[0]
     assert sum(buckets.values()) == 3
@@ -182,14 +161,14 @@ def test_latencies_count_every_decoded_message(saver: Connection) -> None:
 def test_values_arrive_as_they_were_sent(saver: Connection) -> None:
     texts = ['"quoted", with comma', "two\nlines\r\nand\rmore", "\\.", "\n\\.\n", "\\N", "", "null", "😀é", " ", "a\tb"]
     payloads = [cart(f"e{number}", country=text, category=None) for number, text in enumerate(texts)]
-    sink.write_batch(saver, CART_EVENTS, messages(*payloads), next_run(saver), 0)
+    write(saver, CART_EVENTS, messages(*payloads), next_run(saver), 0)
     assert stored(saver, columns="country, category, session_id") == [(text, None, None) for text in texts]
 
 
 def test_numbers_and_times_arrive_exactly(saver: Connection) -> None:
     document = cart("a", timestamp="2026-03-01T23:59:59.9999999-01:00", quantity=2**31 - 1).decode()[:-1]
     price = b', "price": 99999999999999.9999, "more": {"deep": [1.10, 100000000000000000000000000000]}}'
-    sink.write_batch(saver, CART_EVENTS, messages(document.encode() + price), next_run(saver), 0)
+    write(saver, CART_EVENTS, messages(document.encode() + price), next_run(saver), 0)
     found = stored(saver, columns="event_timestamp, quantity, price, extra #>> '{more,deep}'")
     assert found == [
         (
@@ -201,7 +180,7 @@ def test_numbers_and_times_arrive_exactly(saver: Connection) -> None:
     ]
     total = order("t").replace(b'"total_amount": 3', b'"total_amount": 9999999999999999.99')
     rounded = order("u").replace(b'"total_amount": 3', b'"total_amount": 1.00499999999999999999999')
-    sink.write_batch(saver, TRANSACTIONS, messages(total, rounded), next_run(saver, contract=TRANSACTIONS), 0)
+    write(saver, TRANSACTIONS, messages(total, rounded), next_run(saver, contract=TRANSACTIONS), 0)
     amounts = stored(saver, "transactions", "total_amount")
     assert amounts == [(Decimal("9999999999999999.99"),), (Decimal("1.00"),)]
 
@@ -212,72 +191,60 @@ def test_numbers_and_times_arrive_exactly(saver: Connection) -> None:
 def test_a_batch_that_comes_again_writes_nothing(saver: Connection) -> None:
     writer = next_run(saver)
     batch = messages(cart("a"), b"dead", cart("b"))
-    assert sink.write_batch(saver, CART_EVENTS, batch, writer, 0)
+    assert write(saver, CART_EVENTS, batch, writer, 0)
     before = head(saver)
-    assert sink.write_batch(saver, CART_EVENTS, batch, writer, 0) is None
-    assert sink.write_batch(saver, CART_EVENTS, batch[1:], next_run(saver, "query two"), 0) is None
+    assert write(saver, CART_EVENTS, batch, writer, 0) is None
+    assert write(saver, CART_EVENTS, batch[1:], next_run(saver, "query two"), 0) is None
     assert head(saver) == before
     assert len(stored(saver)) == 2
 
 
 def test_of_a_batch_that_overlaps_only_what_is_new_is_written(saver: Connection) -> None:
     batch = messages(*[cart(f"e{number}") for number in range(5)])
-    sink.write_batch(saver, CART_EVENTS, batch[:3], next_run(saver), 0)
-    receipt = sink.write_batch(saver, CART_EVENTS, batch[1:], next_run(saver, "query two"), 0)
+    write(saver, CART_EVENTS, batch[:3], next_run(saver), 0)
+    receipt = write(saver, CART_EVENTS, batch[1:], next_run(saver, "query two"), 0)
     assert receipt
     assert (receipt.rows_in, receipt.rows_written, receipt.duplicates) == (2, 2, 0)
     assert stored(saver) == [(f"e{number}", number) for number in range(5)]
 
 
-@pytest.mark.parametrize("offsets", [[4], [3, 5], [0, 4]])
-def test_a_gap_stops_the_run_and_writes_nothing(saver: Connection, offsets: list[int]) -> None:
-    writer = next_run(saver)
-    sink.write_batch(saver, CART_EVENTS, messages(*[cart(f"e{number}") for number in range(3)]), writer, 0)
-    before = head(saver)
-    batch = [Message(PARTITION, offset, None, cart(f"e{offset}")) for offset in offsets]
-    with pytest.raises(OffsetGap, match=f"partition {PARTITION} goes on at offset {offsets[-1]}"):
-        sink.write_batch(saver, CART_EVENTS, batch, writer, 1)
-    assert head(saver) == before
-    assert len(stored(saver)) == 3
-
-
 def test_a_run_of_an_older_epoch_is_fenced(saver: Connection) -> None:
     zombie = next_run(saver, "zombie")
-    sink.write_batch(saver, CART_EVENTS, messages(cart("a")), zombie, 0)
+    write(saver, CART_EVENTS, messages(cart("a")), zombie, 0)
     successor = next_run(saver, "successor")
-    sink.write_batch(saver, CART_EVENTS, messages(cart("b"), start=1), successor, 0)
+    write(saver, CART_EVENTS, messages(cart("b"), start=1), successor, 0)
     before = head(saver)
     for batch in (messages(cart("c"), start=2), messages(cart("a")), []):
         with pytest.raises(Fenced):
-            sink.write_batch(saver, CART_EVENTS, batch, zombie, 1)
+            write(saver, CART_EVENTS, batch, zombie, 1)
     assert head(saver) == before
     assert stored(saver) == [("a", 0), ("b", 1)]
-    assert sink.write_batch(saver, CART_EVENTS, messages(cart("c"), start=2), successor, 1)
+    assert write(saver, CART_EVENTS, messages(cart("c"), start=2), successor, 1)
 
 
 def test_an_epoch_beyond_the_next_is_fenced(saver: Connection) -> None:
     ahead = Writer(head(saver).epoch + 2, "ahead")
     with pytest.raises(Fenced):
-        sink.write_batch(saver, CART_EVENTS, messages(cart("a")), ahead, 0)
+        write(saver, CART_EVENTS, messages(cart("a")), ahead, 0)
 
 
 def test_of_two_runs_that_plan_the_same_epoch_only_one_writes(committing: Connection) -> None:
     one, two = next_run(committing, "query one"), next_run(committing, "query two")
     assert one.epoch == two.epoch
-    assert sink.write_batch(committing, CART_EVENTS, messages(cart("a")), one, 0)
+    assert write(committing, CART_EVENTS, messages(cart("a")), one, 0)
     with closing(database.connect("realtime")) as other, ThreadPoolExecutor() as pool:
         with other.cursor() as cursor:
             cursor.execute("set local lock_timeout = '50ms'")
         with pytest.raises(LockNotAvailable):  # the head is held until the first one's end
-            sink.write_batch(other, CART_EVENTS, messages(cart("a")), two, 0)
+            write(other, CART_EVENTS, messages(cart("a")), two, 0)
         other.rollback()
-        waiting = pool.submit(sink.write_batch, other, CART_EVENTS, messages(cart("a"), cart("b")), two, 0)
+        waiting = pool.submit(write, other, CART_EVENTS, messages(cart("a"), cart("b")), two, 0)
         committing.commit()
         with pytest.raises(Fenced):
             waiting.result(timeout=30)
         other.rollback()
     assert stored(committing) == [("a", 0)]
-    assert sink.write_batch(committing, CART_EVENTS, messages(cart("b"), start=1), one, 1)
+    assert write(committing, CART_EVENTS, messages(cart("b"), start=1), one, 1)
 
 
 def test_nothing_is_visible_before_the_commit_and_after_a_rollback(
@@ -286,7 +253,7 @@ def test_nothing_is_visible_before_the_commit_and_after_a_rollback(
     realtime.autocommit = True
     before = head(realtime)
     for end in (committing.rollback, committing.commit):
-        sink.write_batch(committing, CART_EVENTS, messages(cart("a"), b"dead"), next_run(committing), 0)
+        write(committing, CART_EVENTS, messages(cart("a"), b"dead"), next_run(committing), 0)
         assert (head(realtime), stored(realtime), stored(realtime, "ops.dead_letters", "reason")) == (before, [], [])
         end()
     assert (stored(realtime), stored(realtime, "ops.dead_letters", "reason")) == ([("a", 0)], [("not_json",)])
@@ -300,14 +267,34 @@ def test_nothing_is_visible_before_the_commit_and_after_a_rollback(
 def test_the_first_of_duplicates_stays_and_each_further_one_is_counted(saver: Connection) -> None:
     writer = next_run(saver)
     batch = messages(cart("a", country="first"), cart("b"), cart("a", country="second"))
-    first = sink.write_batch(saver, CART_EVENTS, reversed(batch), writer, 0)
-    later = sink.write_batch(saver, CART_EVENTS, messages(cart("a", country="third"), start=3), writer, 1)
-    assert first
-    assert (first.rows_written, first.duplicates) == (2, 1)
-    assert later
-    assert (later.rows_in, later.rows_written, later.duplicates) == (1, 0, 1)
+    first = write(saver, CART_EVENTS, reversed(batch), writer, 0)
+    later = write(saver, CART_EVENTS, messages(cart("a", country="third"), cart("b"), start=3), writer, 1)
+    assert first and later
+    assert (first.rows_written, first.duplicates, first.conflicts) == (2, 1, 1)
+    assert (later.rows_in, later.rows_written, later.duplicates, later.conflicts) == (2, 0, 2, 1)
     assert ledger(saver, later.ingest_batch_id, "first_event_at, last_event_at") == (None, None)
     assert stored(saver, columns="event_id, country") == [("a", "first"), ("b", None)]
+
+
+def test_only_a_duplicate_that_says_something_else_is_a_conflict(saver: Connection) -> None:
+    said = cart("a", price=1.5, country=None, flat=1, deep={"x": [1, 2], "y": "z"})
+    same = cart("a", deep={"y": "z", "x": [1.0, 2]}, flat=1.0, timestamp="2026-03-01T13:00:00+01:00", price=1.50001)
+    other = [cart("a", price=2), cart("a", price=1.5), cart("a", price=1.5, flat=2), cart("a", price=1.5, flat="1")]
+    writer = next_run(saver)
+    write(saver, CART_EVENTS, messages(said), writer, 0)
+    receipt = write(saver, CART_EVENTS, messages(same, *other, cart("b"), start=1), writer, 1)
+    assert receipt
+    assert (receipt.rows_written, receipt.duplicates, receipt.conflicts) == (1, 5, 4)
+    assert ledger(saver, receipt.ingest_batch_id, "conflicts, by_partition #> '{100,conflicts}'") == (4, 4)
+
+
+def test_orders_conflict_by_their_lines(saver: Connection) -> None:
+    line = {"product_id": "p", "quantity": 2, "price": 1.5}
+    writer = next_run(saver, contract=TRANSACTIONS)
+    again = [order("a"), order("a", products=[line, line]), order("a", products=[line | {"price": 1.50}])]
+    receipt = write(saver, TRANSACTIONS, messages(order("a"), *again), writer, 0)
+    assert receipt
+    assert (receipt.rows_written, receipt.duplicates, receipt.conflicts) == (1, 3, 1)
 
 
 def test_dead_letters_keep_their_bytes_as_they_came(saver: Connection) -> None:
@@ -319,7 +306,7 @@ def test_dead_letters_keep_their_bytes_as_they_came(saver: Connection) -> None:
         (b"key", cart("a", country="a\0b")),
     ]
     batch = [Message(PARTITION, offset, key, value) for offset, (key, value) in enumerate(came)]
-    receipt = sink.write_batch(saver, CART_EVENTS, batch, next_run(saver), 0)
+    receipt = write(saver, CART_EVENTS, batch, next_run(saver), 0)
     assert receipt
     assert receipt.dead_letters == receipt.rows_in == 5
     found = stored(saver, "ops.dead_letters", "message_key, payload, reason, replayed_at")
@@ -336,7 +323,7 @@ def test_what_only_the_database_refuses_is_found_and_the_rest_is_stored(saver: C
     payloads = [cart(f"e{n}")[:-1] + (tiny if n in refused else b', "x": 1}') for n in range(36)] + [cart("e0")]
     if 36 in refused:
         payloads[36] = payloads[36][:-1] + tiny
-    receipt = sink.write_batch(saver, CART_EVENTS, messages(*payloads), next_run(saver), 0)
+    receipt = write(saver, CART_EVENTS, messages(*payloads), next_run(saver), 0)
     assert receipt
     letters = stored(saver, "ops.dead_letters", "kafka_offset, reason, detail, payload")
     assert {offset for offset, *_ in letters} == refused
@@ -354,6 +341,7 @@ def test_what_only_the_database_refuses_is_found_and_the_rest_is_stored(saver: C
 KINDS = {
     "fresh": lambda place: cart(f"own-{place}"),
     "again": lambda place: cart("shared"),
+    "contrary": lambda place: cart("shared", country=place),
     "dead": lambda place: b"{}",
     "refused": lambda place: cart(f"own-{place}", x=0)[:-2] + b"1e-20000}",
 }
@@ -382,17 +370,20 @@ def test_any_deliveries_store_each_message_once_and_the_counts_tie(
     for run, (end, back) in enumerate([*ends, (12, 12)]):
         batch = [one for sent in partitions.values() for one in sent[max(reached - back, 0) : max(end, reached)]]
         shuffle.shuffle(batch)
-        receipt = sink.write_batch(saver, CART_EVENTS, batch, next_run(saver, f"query {run}"), run)
+        receipt = write(saver, CART_EVENTS, batch, next_run(saver, f"query {run}"), run)
         if receipt:
             total.update(
-                {name: getattr(receipt, name) for name in ("rows_in", "rows_written", "duplicates", "dead_letters")}
+                {
+                    name: getattr(receipt, name)
+                    for name in ("rows_in", "rows_written", "duplicates", "conflicts", "dead_letters")
+                }
             )
             assert_ties(saver, receipt)
         reached = max(end, reached)
     kinds = Counter(kind for sent in topic for kind in sent)
     assert total["rows_in"] == kinds.total()
     assert total["dead_letters"] == kinds["dead"] + kinds["refused"] == len(stored(saver, "ops.dead_letters", "1"))
-    assert total["rows_written"] == kinds["fresh"] + min(kinds["again"], 1) == len(stored(saver))
+    assert total["rows_written"] == kinds["fresh"] + min(kinds["again"] + kinds["contrary"], 1) == len(stored(saver))
     now = head(saver)
     assert now.end_offsets == start.end_offsets | {place: len(sent) for place, sent in partitions.items() if sent}
     saver.rollback()
@@ -407,7 +398,7 @@ def assert_ties(connection: Connection, receipt: Receipt) -> None:
         assert counts["rows_in"] == ends[place] - starts[place]
         assert counts["rows_written"] == held(connection, "cart_events", place, receipt)
         assert counts["dead_letters"] == held(connection, "ops.dead_letters", place, receipt)
-    for name in ("rows_in", "rows_written", "duplicates", "dead_letters"):
+    for name in ("rows_in", "rows_written", "duplicates", "conflicts", "dead_letters", "offset_gaps"):
         assert getattr(receipt, name) == sum(counts[name] for counts in by_partition.values())
 
 
@@ -427,6 +418,6 @@ def test_a_saver_can_neither_change_nor_delete_what_is_stored(saver: Connection)
 
 def test_a_view_in_the_topic_of_carts_is_dead_and_the_other_way_round(saver: Connection) -> None:
     for contract, payload in ((CART_EVENTS, view("a")), (PRODUCT_VIEW_EVENTS, cart("a"))):
-        receipt = sink.write_batch(saver, contract, messages(payload), next_run(saver, contract=contract), 0)
+        receipt = write(saver, contract, messages(payload), next_run(saver, contract=contract), 0)
         assert receipt
         assert receipt.dead_letters == 1

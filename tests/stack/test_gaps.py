@@ -1,0 +1,194 @@
+"""Offsets that no committed message has, and offsets whose messages were lost, as Kafka itself tells them apart."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import count
+
+import psycopg2
+import pytest
+from batches import Message, head, next_run, own_database, rows, write
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError
+from psycopg2.extensions import connection as Connection
+from world import TABLE, World, cart, carts
+
+from lib import gaps
+from lib.gaps import DataLoss, OffsetGap
+from lib.schemas import CART_EVENTS
+from lib.settings import Settings
+from lib.sink import Receipt
+
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="module")
+def config(stack: Settings) -> Iterator[Settings]:
+    """The settings, with a realtime database of this module's own."""
+    with own_database(stack, "gaps") as config:
+        yield config
+
+
+@pytest.fixture
+def saver(config: Settings) -> Iterator[Connection]:
+    """A saver's connection; what it did is rolled back."""
+    with closing(psycopg2.connect(config.realtime_dsn)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def topic(config: Settings) -> str:
+    """A new topic with two partitions."""
+    name = f"gaps{next(NUMBERS)}"
+    with closing(KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap)) as admin:
+        admin.create_topics([NewTopic(name, num_partitions=2, replication_factor=1)])
+    return name
+
+
+def send(config: Settings, topic: str, *transactions: tuple[Sequence[bytes], bool], partition: int = 0) -> None:
+    """Send transactions one after the other, each with its messages and whether it is committed."""
+    name = f"{topic}-{next(NUMBERS)}"
+    with closing(KafkaProducer(bootstrap_servers=config.kafka_bootstrap, transactional_id=name)) as producer:
+        producer.init_transactions()
+        for values, is_committed in transactions:
+            producer.begin_transaction()
+            for future in [producer.send(topic, value, partition=partition) for value in values]:
+                future.get(timeout=30)
+            if is_committed:
+                producer.commit_transaction()
+            else:
+                producer.abort_transaction()
+
+
+def committed(config: Settings, topic: str, until: int, partition: int = 0) -> list[Message]:
+    """The committed messages of a partition up to the one at offset `until`."""
+    place = TopicPartition(topic, partition)
+    found: list[Message] = []
+    with closing(
+        KafkaConsumer(
+            bootstrap_servers=config.kafka_bootstrap, isolation_level="read_committed", enable_auto_commit=False
+        )
+    ) as consumer:
+        consumer.assign([place])
+        consumer.seek_to_beginning(place)
+        while not found or found[-1].offset < until:
+            for one in consumer.poll(timeout_ms=1000).get(place, []):
+                found.append(Message(partition, one.offset, one.key, one.value))
+    return found
+
+
+def store(connection: Connection, topic: str, batch: Sequence[Message]) -> Receipt | None:
+    """Write a batch of carts from the topic."""
+    return write(connection, replace(CART_EVENTS, topic=topic), batch, next_run(connection), 0)
+
+
+def ingest(connection: Connection, topic: str, batch: Sequence[Message]) -> Receipt:
+    """Write a batch, and check what must hold of its ledger row."""
+    receipt = store(connection, topic, batch)
+    assert receipt
+    query = "select start_offsets, end_offsets, by_partition from ops.ingest_batches where ingest_batch_id = %s"
+    [(starts, ends, partitions)] = rows(connection, query, receipt.ingest_batch_id)
+    assert sum(ends.values()) - sum(starts.values()) == receipt.rows_in + receipt.offset_gaps
+    for name, counts in partitions.items():
+        assert ends[name] - starts[name] == counts["rows_in"] + counts["offset_gaps"]
+    return receipt
+
+
+def test_markers_and_aborted_messages_are_counted_as_gaps(config: Settings, saver: Connection, topic: str) -> None:
+    # offsets: 0-2 and a marker, 4-5 aborted and a marker, 7 and a marker, 9-10 aborted and a marker, 12 and a marker
+    lost = [cart("aborted"), cart("aborted too")]
+    send(config, topic, (carts(0, 3), True), (lost, False), (carts(3, 4), True), (lost, False), (carts(4, 5), True))
+    batch = committed(config, topic, until=12)
+    assert [message.offset for message in batch] == [0, 1, 2, 7, 12]
+    receipt = ingest(saver, topic, batch)
+    assert (receipt.rows_written, receipt.offset_gaps) == (5, 8)
+    assert head(saver).end_offsets == {0: 13}
+
+
+def test_gaps_between_batches_and_over_partitions_add_up(config: Settings, saver: Connection, topic: str) -> None:
+    for partition in (0, 1):
+        send(config, topic, (carts(0, 2), True), (carts(8, 9), False), partition=partition)
+        send(config, topic, (carts(10 + partition, 12 + partition), True), partition=partition)
+    parts = [committed(config, topic, until=6, partition=partition) for partition in (0, 1)]
+    first = ingest(saver, topic, [*parts[0][:2], *parts[1][:3]])
+    second = ingest(saver, topic, [*parts[0], *parts[1]])
+    assert (first.rows_in, first.offset_gaps) == (5, 3)
+    assert (second.rows_in, second.offset_gaps) == (3, 3)
+    assert head(saver).end_offsets == {0: 7, 1: 7}
+
+
+@pytest.mark.parametrize("unread", [{0}, {3}, {1, 5}])
+def test_a_batch_without_a_message_that_kafka_has_is_refused(
+    config: Settings, saver: Connection, topic: str, unread: set[int]
+) -> None:
+    send(config, topic, (carts(0, 2), True), (carts(2, 6), True))  # offsets 0, 1 and 3 to 6
+    batch = [message for message in committed(config, topic, until=6) if message.offset not in unread]
+    pattern = rf"{topic}: partition 0: {len(unread)} messages from offset {min(unread)} to {max(unread)} were not read"
+    with pytest.raises(OffsetGap, match=pattern):
+        store(saver, topic, batch)
+    assert rows(saver, f"select count(*) from {TABLE}") == [(0,)]
+    assert head(saver).last_batch == 0
+
+
+def test_a_gap_behind_the_head_is_judged_like_one_within_a_batch(
+    config: Settings, saver: Connection, topic: str
+) -> None:
+    send(config, topic, (carts(0, 4), True))
+    batch = committed(config, topic, until=3)
+    ingest(saver, topic, batch[:1])
+    with pytest.raises(OffsetGap, match="2 messages from offset 1 to 2"):
+        store(saver, topic, batch[3:])
+
+
+def test_a_gap_that_kafka_no_longer_holds_is_a_loss(config: Settings, saver: Connection, topic: str) -> None:
+    send(config, topic, (carts(0, 4), True))
+    batch = committed(config, topic, until=3)
+    ingest(saver, topic, batch[:1])
+    truncate(config, topic, 3)
+    with pytest.raises(DataLoss, match=f"{topic}: partition 0: offsets 1 to 2 are gone from Kafka"):
+        store(saver, topic, batch[3:])
+
+
+def test_a_new_partition_begins_where_kafka_does(config: Settings, saver: Connection, topic: str) -> None:
+    send(config, topic, (carts(0, 4), True))
+    batch = committed(config, topic, until=3)
+    truncate(config, topic, 2)
+    receipt = ingest(saver, topic, batch[2:])
+    assert (receipt.rows_in, receipt.offset_gaps) == (2, 0)
+
+
+def truncate(config: Settings, topic: str, before: int) -> None:
+    """Take the messages of the first partition before an offset out of Kafka."""
+    with closing(KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap)) as admin:
+        admin.delete_records({TopicPartition(topic, 0): before})
+
+
+def test_a_gap_that_kafka_can_not_tell_about_stops_the_run(
+    saver: Connection, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaps, "PATIENCE_SECONDS", 1)
+    with pytest.raises(KafkaError):
+        store(saver, topic, [Message(7, 1, None, cart("a"))])  # the topic has two partitions
+
+
+def test_a_saver_stores_what_a_transactional_producer_committed_and_nothing_else(world: World) -> None:
+    for partition in range(3):
+        start = 100 * partition
+        send(
+            world.config,
+            world.topic,
+            *((carts(start + number, start + number + 2), number % 4 == 0) for number in range(0, 40, 2)),
+            partition=partition,
+        )
+    kept = [
+        event
+        for start in (0, 100, 200)
+        for number in range(0, 40, 4)
+        for event in carts(start + number, start + number + 2)
+    ]
+    world.ingest(max_offsets=20, catch_up_offsets=20)
+    world.await_ids(kept)
+    assert world.total("rows_in") == len(kept)
+    # the last transaction's markers and aborted messages lie beyond the last message that was read
+    assert world.total("offset_gaps") == 3 * (20 * 3 - 20 - 1 - 3)
