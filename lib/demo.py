@@ -13,7 +13,8 @@ import psycopg2
 from psycopg2 import sql
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from lib import migrate, schemas, stack, stream
+from lib import migrate, schemas, stack
+from lib.backlog import backlog
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 HISTORY_DAYS = 200
@@ -124,7 +125,7 @@ def await_drained() -> None:
 
 
 def _lags() -> dict[str, int]:
-    return {name: int(stream.backlog(contract)["lag"].sum()) for name, contract in schemas.CONTRACTS.items()}
+    return {name: int(backlog(contract)["lag"].sum()) for name, contract in schemas.CONTRACTS.items()}
 
 
 def _show_receipts(config: Settings) -> None:
@@ -138,7 +139,7 @@ def _show_receipts(config: Settings) -> None:
         receipts = cursor.fetchall()
     print(f"\n{'topic':24}{'in Kafka':>12}{'rows':>12}{'duplicates':>12}{'dead':>8}")
     for table, read, rows, duplicates, dead in receipts:
-        offsets = stream.backlog(schemas.CONTRACTS[table])
+        offsets = backlog(schemas.CONTRACTS[table])
         held = int((offsets["end"] - offsets["earliest"]).sum())
         print(f"{TOPICS[table]:24}{held:12,}{rows:12,}{duplicates:12,}{dead:8,}")
         if held > read or read != rows + duplicates + dead:

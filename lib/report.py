@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from lib.stream import Progress
+
 if "plotly" in sys.modules:
     # Figures take their colours from the template while they are built, long before `show`. Registering it costs
     # a third of a second, which only notebooks that draw should pay; they import plotly before us, as isort orders it.
@@ -62,14 +64,34 @@ def headline(figures: Mapping[str, str]) -> None:
         Label to display text, in the order to show: `{"Revenue": "€ 1,234,567"}`.
     """
     glue(headline=list(figures.items()))
+    _display({"text/html": _cards(figures)}, metadata={"globalmart": "headline"})
+
+
+def _cards(figures: Mapping[str, str]) -> str:
     cards = "".join(
         '<div style="flex:1 1 140px;padding:12px 16px;border:1px solid rgba(128,128,128,.35);border-radius:8px">'
         f'<div style="font-size:12px;opacity:.75">{html.escape(str(label))}</div>'
         f'<div style="font-size:22px;line-height:1.4;font-weight:600">{html.escape(str(text))}</div></div>'
         for label, text in figures.items()
     )
-    row = f'<div style="display:flex;flex-wrap:wrap;gap:12px;max-width:960px;margin:8px 0">{cards}</div>'
-    _display({"text/html": row}, metadata={"globalmart": "headline"})
+    return f'<div style="display:flex;flex-wrap:wrap;gap:12px;max-width:960px;margin:8px 0">{cards}</div>'
+
+
+def live() -> Callable[["Progress"], None]:
+    """A row of cards that follows a saver's run in place; what it shows last stays."""
+    from IPython.display import display
+
+    handle: list[Any] = []
+
+    def watch(progress: "Progress") -> None:
+        p95 = "–" if progress.p95 is None else f"≤ {progress.p95:,.0f} ms"
+        cards = _cards({"Events/s": f"{progress.rate:,.0f}", "Behind": f"{progress.lag:,}", "Latency p95": p95})
+        if handle:
+            handle[0].update({"text/html": cards}, raw=True)
+        else:
+            handle.append(display({"text/html": cards}, raw=True, display_id=True))  # type: ignore[no-untyped-call]
+
+    return watch
 
 
 def show(figure: "go.Figure") -> None:

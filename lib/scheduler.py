@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event, Thread
@@ -17,7 +18,7 @@ from lib import locks, registry, stream
 from lib.cycle import run_cycle, run_job
 from lib.front_matter import trigger
 from lib.jobs import Job, cron_line, scan
-from lib.runs import Notify
+from lib.runs import Notify, Run
 from lib.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 BACKOFF_SECONDS = 15
 LOOK_SECONDS = 5
 MISFIRE_SECONDS = 60
+LEAD_SECONDS = 30
+"""A saver's successor is started so long before its predecessor's end; a kernel needs a few seconds."""
 
 
 class SaverFailed(Exception):
@@ -122,7 +125,7 @@ def _start_savers(savers: dict[str, Thread], jobs: list[Job], stop: Event, notif
 
 
 def keep_running(job: Job, stop: Event, notify: Notify) -> None:
-    """Run a saver again and again until `stop` is set; after failures with a growing pause, forever."""
+    """Keep a saver running until `stop` is set; after failures with a growing pause, forever."""
     while not stop.is_set() and job.path.exists():
         Retrying(
             stop=stop_when_event_set(stop),
@@ -130,22 +133,52 @@ def keep_running(job: Job, stop: Event, notify: Notify) -> None:
             sleep=sleep_using_event(stop),
             before_sleep=_log_failure,
             retry_error_callback=lambda state: None,
-        )(_run_saver, job, stop, notify)
+        )(_run_savers, job, stop, notify)
 
 
-def _run_saver(job: Job, stop: Event, notify: Notify) -> None:
-    with locks.hold(job.name):
-        with registry.warehouse() as connection:
-            registry.sweep(connection, only=[job.name])
-        # Spark Connect keeps a query running when its notebook dies.
-        for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
-            logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
-        minutes = {"run_minutes": settings().stream_run_minutes} if "run_minutes" in job.parameters else {}
-        # Another attempt has to go through here too, so retries are the caller's.
-        once = replace(job, retries=0)
-        run = run_job(once, run_date=datetime.now(UTC).date(), given=minutes, stop=stop, notify=notify)
-    if run.status != "done":
-        raise SaverFailed(f"{run.run_id} {run.status}: {run.error}")
+def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
+    """Run after run of a saver, until `stop` is set or one fails; of failures only those soon after the start count.
+
+    A successor is started before its predecessor ends, and takes over with its first micro-batch: nothing waits while
+    a kernel starts.
+    """
+    minutes = settings().stream_run_minutes if "run_minutes" in job.parameters else 0
+    # another attempt has to go through here too, so retries are the caller's
+    once = replace(job, retries=0)
+    given = {"run_minutes": minutes} if minutes else {}
+
+    def run() -> Run:
+        return run_job(once, run_date=datetime.now(UTC).date(), given=given, stop=stop, notify=notify)
+
+    with locks.hold(job.name), ThreadPoolExecutor(2) as pool:
+        _clear_the_way(job)
+        current = pool.submit(run)
+        while True:
+            wait([current], timeout=60 * minutes - min(LEAD_SECONDS, 30 * minutes) if minutes else None)
+            successor = None if current.done() or stop.is_set() else pool.submit(run)
+            ended = current.result()
+            if successor is None:
+                if ended.status != "done":
+                    failure = SaverFailed(f"{ended.run_id} {ended.status}: {ended.error}")
+                    if ended.seconds <= BACKOFF_SECONDS:
+                        raise failure
+                    logger.error("%s, again at once: %s", job.name, _brief(failure))
+                    return
+                if stop.is_set() or not job.path.exists():
+                    return
+                successor = pool.submit(run)
+            elif ended.status != "done":
+                logger.error("%s %s, its successor goes on: %s", ended.run_id, ended.status, ended.error)
+            current = successor
+
+
+def _clear_the_way(job: Job) -> None:
+    """Close the book on runs of a dead scheduler, and stop their queries: Spark Connect keeps a query running when its
+    notebook dies."""
+    with registry.warehouse() as connection:
+        registry.sweep(connection, only=[job.name])
+    for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
+        logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
 
 
 def _log_failure(state: RetryCallState) -> None:

@@ -2,6 +2,8 @@
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -74,7 +76,11 @@ class Settings(BaseSettings):
     rate: float = Field(default=50, gt=0)
     parallel_jobs: int = Field(default=2, ge=1)
     stream_run_minutes: float = Field(default=60, gt=0)
+    stream_retry_seconds: int = Field(default=60, gt=0)
+    run_id: str = ""
+    """Of the scheduler's run that this process belongs to; set by the scheduler, empty by hand."""
     lab_port: int = 8888
+    metrics_port: int = 9108
     lab_token: SecretStr = SecretStr("")
 
     @model_validator(mode="after")
@@ -129,3 +135,17 @@ def _dsn(user: str, password: SecretStr, port: int, database: str) -> str:
 def settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
+
+
+@contextmanager
+def overridden(**variables: str) -> Iterator[Settings]:
+    """The settings under other `GM_*` variables, for this process and for the runs that it starts meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    settings.cache_clear()
+    try:
+        yield settings()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        settings.cache_clear()

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -12,13 +13,17 @@ from lib.settings import settings
 # `pyspark.sql.functions` makes its columns for Connect when this is set, which `SparkSession.builder.remote` would do
 os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
 
-RETRIES = {"max_retries": 6, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 1500}
-"""A server that is gone is noticed within about six seconds (milliseconds here); Spark's default takes minutes."""
+CONNECTING = {"max_retries": 30, "initial_backoff": 100, "backoff_multiplier": 2.0, "max_backoff": 1000}
+"""A server that is being started again is waited for, about half a minute (milliseconds here)."""
+AT_WORK = {"max_retries": 6, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 1500}
+"""A server that is gone is noticed within about six seconds; Spark's default takes minutes."""
+STREAMING = {"max_retries": 3, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 900}
+"""Nothing is stored while a saver waits for its server: it gives up within about a second, and is started again."""
 
 
 def speed() -> SparkSession:
     """A session on the server of the speed layer, for streaming."""
-    return connect(settings().spark_speed)
+    return connect(settings().spark_speed, STREAMING)
 
 
 def batch() -> SparkSession:
@@ -26,17 +31,19 @@ def batch() -> SparkSession:
     return connect(settings().spark_batch)
 
 
-def connect(url: str) -> SparkSession:
+def connect(url: str, retries: dict[str, Any] = AT_WORK, connecting: dict[str, Any] = CONNECTING) -> SparkSession:
     """A new session on the Spark Connect server at `url`; it is closed when this process ends in order."""
     session = ConnectSession(connection=url)
-    session.client.set_retry_policies([DefaultPolicy(**RETRIES)])
+    session.client.set_retry_policies([DefaultPolicy(**connecting)])
+    assert session.version
+    session.client.set_retry_policies([DefaultPolicy(**retries)])
     atexit.register(close, session)
     return session
 
 
 def attach(url: str, session_id: str) -> SparkSession:
     """The session `session_id` of another client of the server at `url`."""
-    return connect(f"{url.rstrip(';')};session_id={session_id}")
+    return connect(f"{url.rstrip(';')};session_id={session_id}", STREAMING, STREAMING)
 
 
 def close(session: SparkSession) -> None:

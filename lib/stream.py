@@ -1,150 +1,325 @@
-"""A saver's run: Kafka to the realtime database through one Spark query, from the head on.
+"""A saver's run: Kafka to the realtime database, from the head on.
 
-Every saver notebook calls `ingest` with its contract. The query's worker writes each micro-batch through `lib.sink`;
-the checkpoint folder belongs to one run and decides nothing.
+Every saver notebook calls `ingest` with its contract. A Spark query brings the raw messages, its worker writes each
+micro-batch through `lib.sink`; checkpoint folders belong to one query and decide nothing. A run may use several
+queries one after the other, each with its own epoch: with a larger cap while it catches up, with a smaller one where
+messages are huge. The next one starts before the last one is stopped, and takes over by its first batch.
 """
 
+import contextlib
 import functools
 import json
+import shutil
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psycopg2
-from kafka import KafkaConsumer, TopicPartition
-from psycopg2 import sql
+import pyarrow as pa
+from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from lib import database, sink, spark
+from lib import database, receipt, sink, spark
+from lib.backlog import backlog
+from lib.receipt import Receipt
 from lib.schemas import Contract
 from lib.settings import settings
 
 TRIGGER_INTERVAL = "200 milliseconds"
-MAX_OFFSETS_PER_TRIGGER = 10_000
+MAX_OFFSETS = 10_000
 CATCH_UP_OFFSETS = 50_000
-RETRY_SECONDS = 30
+FAR_BEHIND = 10
+"""A run that lags more than so many caps behind catches up with the larger cap."""
+LOOK_SECONDS = 5
+FRESH = timedelta(seconds=3 * LOOK_SECONDS)
+"""A heartbeat that is older belongs to a run that is gone."""
+
+PLAIN = {"spark.sql.adaptive.enabled": "false", "spark.sql.codegen.wholeStage": "false"}
+"""A micro-batch is a scan and nothing else: planning it costs more than running it, so nothing is optimised."""
+ASYNCHRONOUS = {
+    "asyncProgressTrackingEnabled": "true",
+    "_asyncProgressTrackingOverrideSinkSupportCheck": "true",
+}
+"""The checkpoint is written beside the batches. Spark offers that for its own Kafka sink only, since others could write a
+batch twice after a crash; here the head decides."""
 
 
-class DataLoss(Exception):
-    """The topic no longer holds messages that were not read; the message names the range."""
+class AtWork(Exception):
+    """Another run is writing this table, and only the scheduler takes over from it."""
+
+
+class BatchTooLarge(Exception):
+    """The messages of one micro-batch don't fit into what Spark returns at once; nothing was written."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One finished run of a saver: the ledger batches that it wrote, and whether they were kept."""
+class Progress:
+    """How a run is doing: events/s since the last look, messages behind, and their latency (p95, upper bound, ms)."""
 
-    table: str
-    query_id: str
-    batches: pd.DataFrame
-    published: bool
-
-    def total(self, column: str) -> int:
-        """The sum of a count over the run's batches."""
-        return int(self.batches[column].sum())
+    rate: float
+    lag: int
+    p95: float | None
+    rows_in: int
+    cap: int
 
 
-def backlog(contract: Contract) -> pd.DataFrame:
-    """One row per partition of the topic: `head` (next offset to read), `earliest`, `end`, and `lag` in messages.
-
-    Raises
-    ------
-    DataLoss
-        When the topic's earliest message lies beyond the head.
-    """
-    with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
-        ends = sink.read_head(cursor, contract.table).end_offsets
-    rows = []
-    for partition, (earliest, end) in sorted(_topic_offsets(contract.topic).items()):
-        head = ends.get(partition, earliest)
-        if earliest > head:
-            raise DataLoss(
-                f"{contract.topic}: offsets {head} to {earliest - 1} of partition {partition} are gone from Kafka "
-                f"and were never stored; ingestion of {contract.table} stops here"
-            )
-        rows.append({"partition": partition, "head": head, "earliest": earliest, "end": end, "lag": end - head})
-    return pd.DataFrame(rows)
+Watch = Callable[[Progress], None]
 
 
-def _topic_offsets(topic: str) -> dict[int, tuple[int, int]]:
-    with closing(KafkaConsumer(bootstrap_servers=settings().kafka_bootstrap)) as consumer:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        if not partitions:
-            raise LookupError(f"Kafka has no topic {topic}: `make up` makes it")
-        earliest, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        return {place.partition: (earliest[place], ends[place]) for place in partitions}
-
-
-def ingest(session: SparkSession, contract: Contract, *, run_minutes: float = 0, publish: bool = False) -> Run:
+def ingest(
+    session: SparkSession,
+    contract: Contract,
+    *,
+    run_minutes: float = 0,
+    publish: bool = False,
+    trigger_interval: str = TRIGGER_INTERVAL,
+    max_offsets: int = MAX_OFFSETS,
+    catch_up_offsets: int = CATCH_UP_OFFSETS,
+    watch: Watch = lambda progress: None,
+) -> Receipt:
     """Bring the topic's messages from the head on into the realtime table.
 
-    With `publish`, a streaming query runs for `run_minutes`, or until all that is there is read when that is 0; an
-    interrupt stops it early. Without `publish`, at most one catch-up batch is written and rolled back.
+    With `publish`, a query runs for `run_minutes`, or until all that is there is read when that is 0; it ends early
+    when a successor takes over, or on an interrupt. Without `publish`, at most one batch is written and rolled back,
+    or the receipt of the run that is at work is given.
+
+    Parameters
+    ----------
+    trigger_interval
+        Time between two micro-batches of live events; `0 seconds` is as fast as possible, at more than twice the CPU.
+    max_offsets, catch_up_offsets
+        Most messages of a micro-batch, usually and while the run is more than ten such batches behind.
+    watch
+        Is called every few seconds with the run's progress.
 
     Raises
     ------
-    DataLoss, sink.OffsetGap, sink.Fenced
-        When messages are gone, or another run has taken over.
+    gaps.DataLoss, gaps.OffsetGap
+        When messages are gone.
+    AtWork
+        When another run is writing this table, and this one isn't the scheduler's.
     """
     offsets = backlog(contract)
     if not publish:
-        return _try_out(session, contract, offsets)
-    head_epoch = _register(session, contract)
-    writer = sink.Writer(head_epoch + 1, uuid.uuid4().hex)
-    starts = {contract.topic: {str(row.partition): row.head for row in offsets.itertuples()}}
-    catching_up = not run_minutes
-    cap = CATCH_UP_OFFSETS if catching_up else MAX_OFFSETS_PER_TRIGGER
-    frame = _messages(session.readStream, contract, startingOffsets=json.dumps(starts), maxOffsetsPerTrigger=cap)
-    write = functools.partial(_write_frame, dsn=settings().dsn("realtime"), contract=contract, writer=writer)
-    checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{writer.epoch}-{writer.query_id}"
-    query = (
-        frame.writeStream.queryName(f"{contract.table}-{writer.epoch}-{writer.query_id[:8]}")
-        .option("checkpointLocation", str(checkpoint))
-        .foreachBatch(write)
-        .trigger(**({"availableNow": True} if catching_up else {"processingTime": TRIGGER_INTERVAL}))
-        .start()
-    )
-    _wait(query, run_minutes)
-    return Run(contract.table, writer.query_id, _ledger(contract.table, writer.query_id), published=True)
+        return _at_work(contract) or _try_out(session, contract, offsets)
+    run = _Run(session, contract, trigger_interval, max_offsets, catch_up_offsets, watch)
+    run.register()
+    for name, value in PLAIN.items():
+        session.conf.set(name, value)
+    try:
+        lag = int(offsets["lag"].sum())
+        if run_minutes:
+            run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
+        else:
+            run.start(catch_up_offsets, available_now=True)
+        run.follow(time.monotonic() + run_minutes * 60 if run_minutes else float("inf"))
+    finally:
+        run.end()
+    with closing(database.connect("realtime")) as connection:
+        return receipt.read(connection, contract, run.query_id, "published")
 
 
-def _register(session: SparkSession, contract: Contract) -> int:
-    """Put the run's session into the head, so that its query can be found and stopped; return the head's epoch."""
-    with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(
-            "update ops.ingest_heads set session_id = %s where source_table = %s returning epoch",
-            [session.session_id, contract.table],
+@dataclass
+class _Query:
+    """One of a run's queries."""
+
+    handle: Any
+    cap: int
+    epoch: int
+    checkpoint: Path
+    available_now: bool
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Run:
+    """A run at work: its queries, the last of which is to write."""
+
+    session: SparkSession
+    contract: Contract
+    trigger_interval: str
+    max_offsets: int
+    catch_up_offsets: int
+    watch: Watch
+    query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    ceiling: float = float("inf")
+    """The largest cap whose batches were not too large."""
+    queries: list[_Query] = field(default_factory=list)
+    looked: tuple[float, int] = (0.0, 0)
+    """When progress was last looked at, and the last batch then."""
+
+    def register(self) -> None:
+        """Put the run's session into the head, so that its queries can be found and stopped."""
+        with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "update ops.ingest_heads set session_id = %s, heartbeat_at = clock_timestamp() where source_table = %s"
+                " and (%s or session_id is null or heartbeat_at < clock_timestamp() - %s) returning last_batch",
+                [self.session.session_id, self.contract.table, bool(settings().run_id), FRESH],
+            )
+            if not (row := cursor.fetchone()):
+                raise AtWork(
+                    f"a saver is at work on {self.contract.table}, and only the scheduler takes over from it: without"
+                    " `publish` this notebook shows its receipt; `make down` stops it"
+                )
+            self.looked = (time.monotonic(), row[0])
+
+    def start(self, cap: int, *, available_now: bool = False) -> None:
+        """Start a query from the head on; the one before it goes on until this one writes."""
+        contract = self.contract
+        offsets = backlog(contract)
+        with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
+            epoch = sink.read_head(cursor, contract.table).epoch + 1
+        starts = {contract.topic: {str(row.partition): row.head for row in offsets.itertuples()}}
+        frame = _messages(
+            self.session.readStream, contract, startingOffsets=json.dumps(starts), maxOffsetsPerTrigger=cap
         )
-        row = cursor.fetchone()
-        assert row is not None
-        return int(row[0])
+        name = f"{contract.table}-{epoch}-{self.query_id[:8]}"
+        checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{name}-{uuid.uuid4().hex[:4]}"
+        write = functools.partial(
+            _write_frame,
+            dsn=settings().dsn("realtime"),
+            kafka=settings().kafka_bootstrap,
+            contract=contract,
+            writer=sink.Writer(epoch, self.query_id),
+            retry_seconds=settings().stream_retry_seconds,
+        )
+        writer = frame.writeStream.queryName(name).option("checkpointLocation", str(checkpoint)).foreachBatch(write)
+        if available_now:
+            writer = writer.trigger(availableNow=True)
+        else:
+            writer = writer.trigger(processingTime=self.trigger_interval).options(**ASYNCHRONOUS)
+        self.queries.append(_Query(writer.start(), cap, epoch, checkpoint, available_now))
+
+    def follow(self, deadline: float) -> None:
+        """Wait until the run is over: its time, an interrupt, the last message, or a successor."""
+        try:
+            while (rest := deadline - time.monotonic()) > 0:
+                if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
+                    return
+                self._retire()
+                self._look()
+        except KeyboardInterrupt:
+            return
+
+    def _await(self, seconds: float) -> bool:
+        """Whether the run is over after at most so many seconds."""
+        query = self.queries[-1]
+        try:
+            return bool(query.handle.awaitTermination(seconds))
+        except PySparkException as error:
+            text = str(error)
+            if sink.Fenced.__name__ in text:
+                return True
+            if BatchTooLarge.__name__ in text and query.cap > 1:
+                self.ceiling = query.cap // 4 or 1
+                self.start(int(self.ceiling), available_now=query.available_now)
+                return False
+            with contextlib.suppress(KafkaError, psycopg2.Error):
+                backlog(self.contract)  # names the range, where messages are gone
+            raise
+
+    def _retire(self) -> None:
+        """Stop the queries that the last one has taken over from, or has had the time to."""
+        if len(self.queries) > 1 and time.monotonic() - self.queries[-1].started > LOOK_SECONDS:
+            while len(self.queries) > 1:
+                _stop(self.queries.pop(0))
+
+    def _look(self) -> None:
+        """Give a sign of life, tell how it goes, and change the cap when the lag asks for it."""
+        try:
+            with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "update ops.ingest_heads set heartbeat_at = clock_timestamp()"
+                    " where source_table = %s and session_id = %s",
+                    [self.contract.table, self.session.session_id],
+                )
+                head = sink.read_head(cursor, self.contract.table)
+                cursor.execute(
+                    "select coalesce(sum(rows_in), 0), jsonb_agg(latency_buckets) from ops.ingest_batches"
+                    " where source_table = %s and ingest_batch_id > %s",
+                    [self.contract.table, self.looked[1]],
+                )
+                rows, buckets = cursor.fetchall()[0]
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            return  # the query retries on its own, and fails the run when that takes too long
+        query = self.queries[-1]
+        lag = _lag(query.handle, self.contract.topic, head.end_offsets)
+        now = time.monotonic()
+        rate = int(rows) / (now - self.looked[0])
+        self.looked = (now, head.last_batch)
+        self.watch(Progress(rate, lag, receipt.percentile(buckets or [], 0.95), int(rows), query.cap))
+        if not query.available_now and (cap := self._cap(lag)) != query.cap:
+            self.start(cap)
+
+    def _cap(self, lag: int) -> int:
+        """The cap for this lag: the larger one when far behind, the usual one again when level."""
+        cap = self.queries[-1].cap
+        if lag > FAR_BEHIND * self.max_offsets:
+            cap = self.catch_up_offsets
+        elif lag <= self.max_offsets:
+            cap = self.max_offsets
+        return int(min(cap, self.ceiling))
+
+    def end(self) -> None:
+        """Stop what still runs, and leave the head; a server or database that is gone has nothing to be told."""
+        with contextlib.suppress(PySparkException):
+            for query in self.queries:
+                _stop(query)
+        with (
+            contextlib.suppress(psycopg2.OperationalError),
+            closing(database.connect("realtime")) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(
+                "update ops.ingest_heads set session_id = null where source_table = %s and session_id = %s",
+                [self.contract.table, self.session.session_id],
+            )
+
+
+def _stop(query: _Query) -> None:
+    """Stop a query, and forget its checkpoint, which nobody reads again."""
+    query.handle.stop()
+    shutil.rmtree(query.checkpoint, ignore_errors=True)
+
+
+def _lag(query: Any, topic: str, ends: dict[int, int]) -> int:
+    """Messages that Kafka held beyond the head when the query last looked."""
+    progress = query.lastProgress
+    latest = progress["sources"][0].get("latestOffset") if progress and progress["sources"] else None
+    if isinstance(latest, str):
+        latest = json.loads(latest)
+    offsets = (latest or {}).get(topic, {})
+    return sum(max(end - ends.get(int(partition), 0), 0) for partition, end in offsets.items())
 
 
 def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
     """The topic's messages as they came, committed ones only."""
+    patience = settings().stream_retry_seconds * 1000
     source = reader.format("kafka").options(**options).option("subscribe", contract.topic)
-    source = source.option("kafka.bootstrap.servers", settings().kafka_bootstrap)
-    source = source.option("kafka.isolation.level", "read_committed")
-    # a fetch waits up to 500 ms by default, even for what has just arrived
-    frame: DataFrame = source.option("kafka.fetch.max.wait.ms", 20).load()
+    source = source.options(
+        **{
+            "kafka.bootstrap.servers": settings().kafka_bootstrap,
+            "kafka.isolation.level": "read_committed",
+            # a fetch waits up to 500 ms by default, even for what has just arrived
+            "kafka.fetch.max.wait.ms": 20,
+            # a poll unpacks all of its messages at once, and compressed they may be a thousand times smaller
+            "kafka.max.poll.records": 100,
+            "kafka.default.api.timeout.ms": patience,
+            "kafka.request.timeout.ms": min(patience, 30_000),
+        }
+    )
+    frame: DataFrame = source.load()
     return frame.select("partition", "offset", "key", "value")
-
-
-def _wait(query: Any, run_minutes: float) -> None:
-    """Wait for the query's end, or stop it after `run_minutes` or on an interrupt."""
-    deadline = time.monotonic() + run_minutes * 60 if run_minutes else float("inf")
-    try:
-        while time.monotonic() < deadline:
-            if query.awaitTermination(min(5.0, max(deadline - time.monotonic(), 0.1))):
-                return
-    except KeyboardInterrupt:
-        pass
-    query.stop()
 
 
 # --- on the server side, in the query's worker
@@ -153,36 +328,68 @@ def _wait(query: Any, run_minutes: float) -> None:
 _connections: dict[str, Connection] = {}
 
 
-@retry(
-    retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
-    stop=stop_after_delay(RETRY_SECONDS),
-    wait=wait_exponential(0.1, max=3),
-    reraise=True,
-)
-def _write_frame(frame: DataFrame, spark_batch_id: int, *, dsn: str, contract: Contract, writer: sink.Writer) -> None:
+def _write_frame(
+    frame: DataFrame,
+    spark_batch_id: int,
+    *,
+    dsn: str,
+    kafka: str,
+    contract: Contract,
+    writer: sink.Writer,
+    retry_seconds: float,
+) -> None:
     """Write one micro-batch over the worker's lasting connection, in a transaction that is retried while PostgreSQL is away."""
     messages = _collect(frame)
+    retrying = Retrying(
+        retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
+        stop=stop_after_delay(retry_seconds),
+        wait=wait_exponential(0.1, max=1),
+        reraise=True,
+    )
+    retrying(_write, messages, spark_batch_id, dsn, kafka, contract, writer)
+
+
+def _write(
+    messages: pa.Table, spark_batch_id: int, dsn: str, kafka: str, contract: Contract, writer: sink.Writer
+) -> None:
     connection = _connections.get(dsn)
     if connection is None or connection.closed:
         connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
     try:
         with connection:
-            sink.write_batch(connection, contract, messages, writer, spark_batch_id)
+            sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
         connection.close()
         raise
 
 
-def _collect(frame: DataFrame) -> list[sink.Message]:
+def _collect(frame: DataFrame) -> pa.Table:
     """The messages of a frame that `maxOffsetsPerTrigger` bounds."""
-    table = frame.toArrow()
-    return [sink.Message(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    try:
+        return frame.toArrow()
+    except PySparkException as error:
+        if any(word in str(error) for word in ("maxResultSize", "OutOfMemoryError")):
+            raise BatchTooLarge(str(error).splitlines()[0]) from error
+        raise
 
 
 # --- by hand, and after
 
 
-def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -> Run:
+def _at_work(contract: Contract) -> Receipt | None:
+    """The receipt of the run that is writing this table, if one is."""
+    with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "select b.query_id from ops.ingest_heads h join ops.ingest_batches b on b.source_table = h.source_table"
+            " and b.ingest_batch_id = h.last_batch where h.source_table = %s and h.session_id is not null"
+            " and h.heartbeat_at >= clock_timestamp() - %s",
+            [contract.table, FRESH],
+        )
+        row = cursor.fetchone()
+        return receipt.read(connection, contract, row[0], "at work") if row else None
+
+
+def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -> Receipt:
     """Write one batch of what is there in a transaction that is rolled back."""
     share = CATCH_UP_OFFSETS // len(offsets)
     rows = list(offsets.itertuples())
@@ -193,19 +400,11 @@ def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -
     with closing(database.connect("realtime")) as connection:
         with connection.cursor() as cursor:
             epoch = sink.read_head(cursor, contract.table).epoch
-        sink.write_batch(connection, contract, _collect(frame), sink.Writer(epoch + 1, query_id), -1)
-        batches = _ledger(contract.table, query_id, connection)
+        writer, kafka = sink.Writer(epoch + 1, query_id), settings().kafka_bootstrap
+        sink.write_batch(connection, contract, _collect(frame), writer, -1, kafka=kafka)
+        tried = receipt.read(connection, contract, query_id, "tried out")
         connection.rollback()
-    return Run(contract.table, query_id, batches, published=False)
-
-
-def _ledger(table: str, query_id: str, connection: Connection | None = None) -> pd.DataFrame:
-    """The ledger rows of a query, one row per micro-batch."""
-    query = "select * from ops.ingest_batches where source_table = %s and query_id = %s order by ingest_batch_id"
-    if connection is not None:
-        return database.frame(connection, query, [table, query_id])
-    with closing(database.connect("realtime")) as own:
-        return database.frame(own, query, [table, query_id])
+    return tried
 
 
 def stop_orphans(table: str) -> list[str]:
@@ -221,7 +420,8 @@ def stop_orphans(table: str) -> list[str]:
     try:
         session = spark.attach(settings().spark_speed, row[0])
     except PySparkException as error:
-        if "SESSION_CLOSED" in str(error) or "SESSION_CHANGED" in str(error):
+        # a server that is away was killed with its queries
+        if any(word in str(error) for word in ("SESSION_CLOSED", "SESSION_CHANGED", "UNAVAILABLE")):
             return []
         raise
     stopped = []
@@ -235,34 +435,3 @@ def stop_orphans(table: str) -> list[str]:
     finally:
         spark.close(session)
     return stopped
-
-
-# --- for the report
-
-
-def stored_rows(run: Run) -> int:
-    """The number of rows that the table holds of a run's batches, counted in the table."""
-    batches = [int(number) for number in run.batches["ingest_batch_id"]]
-    query = sql.SQL("select count(*) from {} where ingest_batch_id = any(%s)").format(sql.Identifier(run.table))
-    with closing(database.connect("realtime")) as connection:
-        return int(database.frame(connection, query, [batches]).iloc[0, 0]) if run.published else 0
-
-
-def recent(contract: Contract, batches: int = 500) -> pd.DataFrame:
-    """The last micro-batches of the table, one row each, oldest first."""
-    query = (
-        "select * from (select * from ops.ingest_batches where source_table = %s"
-        " order by ingest_batch_id desc limit %s) as last order by ingest_batch_id"
-    )
-    with closing(database.connect("realtime")) as connection:
-        return database.frame(connection, query, [contract.table, batches])
-
-
-def dead_letters(contract: Contract) -> pd.DataFrame:
-    """Dead letters of the table: one row per reason, with an example."""
-    query = (
-        "select reason, count(*) as messages, min(detail) as example, max(created_at) as latest"
-        " from ops.dead_letters where source_table = %s group by reason order by messages desc, reason"
-    )
-    with closing(database.connect("realtime")) as connection:
-        return database.frame(connection, query, [contract.table])

@@ -3,150 +3,164 @@
 Last of this folder by its name: it leaves savers' runs and more events behind.
 """
 
+import json
 import os
+import random
 import signal
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from itertools import count
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import quantiles
 
+import ledger
 import psutil
-import psycopg2
 import pytest
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+import stored
+from load import KEYS, Sent, load
+from world import eventually
 
-from generators.events import Event
-from generators.model import Scenario, simulate
-from generators.producer import produce
 from lib import stack as parts_of_stack
-from lib.settings import TOPICS, Settings
+from lib.backlog import backlog
+from lib.schemas import CONTRACTS
+from lib.settings import Settings
 
-KEYS = {"transactions": "transaction_id", "product_view_events": "event_id", "cart_events": "event_id"}
+KINDS = ("kernel", "spark-speed", "realtime", "kafka", "warehouse")
+RATE = 200
 HEAL_SECONDS = 180
+SEED = 20261123
 
-Send = Callable[[], list[Event]]
+
+@dataclass(frozen=True)
+class Recovery:
+    """One kill: what, and the seconds until the slowest of its tables had stored an event of after the kill."""
+
+    kind: str
+    table: str
+    seconds: float
 
 
-class NotYetStored(Exception):
-    """Events that were acknowledged aren't in their tables."""
+@dataclass(frozen=True)
+class Ordeal:
+    """What was sent while parts were killed, how they recovered, and each table's last batch before."""
+
+    sent: Sent
+    recoveries: list[Recovery]
+    before: dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def savers(stack: Settings) -> Iterator[Settings]:
-    """The test stack with its savers at work."""
+def ordeal(stack: Settings, soak: bool) -> Iterator[Ordeal]:
+    """Each part killed once (20 kills with --soak) at random moments, while the savers are at work under load."""
+    chance = random.Random(SEED)
+    kinds = [*KINDS] * (4 if soak else 1)
+    chance.shuffle(kinds)
+    with stored.connected(stack, "realtime") as realtime:
+        heads = stored.rows(realtime, "select source_table, last_batch from ops.ingest_heads")
     parts_of_stack.up(stack, ["savers"])
-    yield stack
-    parts_of_stack.stop(stack, ["savers"])
-
-
-@pytest.fixture(scope="module")
-def send(savers: Settings) -> Send:
-    """Send 200 new events; all are acknowledged."""
-    seeds = count(7000)
-
-    def call() -> list[Event]:
-        start = datetime.now(UTC) - timedelta(hours=1)
-        events = list(simulate(Scenario(start=start, seed=next(seeds), events=200, history=timedelta(hours=1))))
-        receipt = produce(events, TOPICS, bootstrap=savers.kafka_bootstrap)
-        assert sum(receipt.acknowledged.values()) == len(events)
-        return events
-
-    return call
-
-
-def await_stored(config: Settings, events: list[Event]) -> None:
-    """Wait until each event has exactly one row; its id says which."""
-    waiting = Retrying(
-        stop=stop_after_delay(HEAL_SECONDS),
-        wait=wait_fixed(0.25),
-        retry=retry_if_exception_type((NotYetStored, psycopg2.OperationalError)),
-        reraise=True,
-    )
-    waiting(_look, config, events)
-
-
-def _look(config: Settings, events: list[Event]) -> None:
-    connection = psycopg2.connect(config.realtime_dsn, connect_timeout=5)
     try:
-        with connection.cursor() as cursor:
-            for table, key in KEYS.items():
-                ids = [event.value.decode() for event in events if event.table == table]
-                query = (
-                    f"select count(*) from {table} where {key} in (select (value::jsonb)->>%s from unnest(%s) as value)"
-                )
-                cursor.execute(query, [key, ids])
-                found = cursor.fetchall()[0][0]
-                if found != len(ids):
-                    raise NotYetStored(f"{table}: {found} of {len(ids)}")
+        with load(stack, rate=RATE, name="ordeal") as sent:
+            _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
+            recoveries = [_kill(stack, kind, chance) for kind in kinds]
+        parts_of_stack.await_health(stack)
+        eventually(lambda: all(_is_level(table) for table in KEYS), seconds=HEAL_SECONDS)
+        yield Ordeal(sent, recoveries, {head["source_table"]: head["last_batch"] for head in heads})
     finally:
-        connection.close()
+        parts_of_stack.stop(stack, ["savers"])
 
 
-def kill(config: Settings, program: str) -> None:
-    os.kill(parts_of_stack.status(config)[program]["pid"], signal.SIGKILL)
+def _is_level(table: str) -> bool:
+    return bool(backlog(CONTRACTS[table])["lag"].sum() == 0)
 
 
-def kernels(config: Settings) -> list[psutil.Process]:
-    """The kernels of the stack's notebooks."""
-    found = []
+def _kill(config: Settings, kind: str, chance: random.Random) -> Recovery:
+    """Kill one of the parts, or one of the notebooks' kernels, at a random moment, and wait until it has healed."""
+    time.sleep(chance.uniform(0, 3))
+    since = dict.fromkeys(KEYS, 0)
+    if kind == "kernel":
+        table, process = chance.choice(sorted(_kernels(config).items()))
+        # an orphaned query goes on: it has healed when the successor writes
+        since = {table: _epochs(config)[table] + 1}
+        process.kill()
+    else:
+        os.kill(parts_of_stack.status(config)[kind]["pid"], signal.SIGKILL)
+    return _recovery(config, kind, datetime.now(UTC), since)
+
+
+def _kernels(config: Settings) -> dict[str, psutil.Process]:
+    """The kernels of the stack's savers, by table."""
+    found = {}
     for process in psutil.process_iter():
         try:
-            is_ours = process.environ().get("GM_STACK") == str(config.data_dir)
-            found += [process] if is_ours and "ipykernel_launcher" in " ".join(process.cmdline()) else []
+            variables = process.environ()
+            if variables.get("GM_STACK") == str(config.data_dir) and "ipykernel_launcher" in process.cmdline():
+                found |= {table: process for table in KEYS if f"-{table}-" in variables["GM_RUN_ID"]}
         except psutil.Error:
             continue
     return found
 
 
-def test_a_killed_kernel_gets_a_successor_and_its_query_is_stopped(savers: Settings, send: Send) -> None:
-    await_stored(savers, send())
-    before = _epochs(savers)
-    for kernel in kernels(savers):
-        kernel.kill()
-    await_stored(savers, send())
-    waiting = Retrying(
-        stop=stop_after_delay(HEAL_SECONDS), wait=wait_fixed(0.5), retry=retry_if_exception_type(NotYetStored)
-    )
-    # whatever wrote these, an orphan or its successor: a little later the successors have taken over
-    waiting(_successors_write, savers, send, before)
-    log = (savers.data_dir / "logs" / "savers.log").read_text()
-    assert all(f"stopped the query {table}-" in log for table in KEYS)
-
-
 def _epochs(config: Settings) -> dict[str, int]:
-    connection = psycopg2.connect(config.realtime_dsn)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("select source_table, epoch from ops.ingest_heads")
-            return dict(cursor.fetchall())
-    finally:
-        connection.close()
+    with stored.connected(config, "realtime") as realtime:
+        heads = stored.rows(realtime, "select source_table, epoch from ops.ingest_heads")
+    return {head["source_table"]: head["epoch"] for head in heads}
 
 
-def _successors_write(config: Settings, send: Send, before: dict[str, int]) -> None:
-    await_stored(config, send())
-    if not all(epoch > before[table] for table, epoch in _epochs(config).items()):
-        raise NotYetStored("an orphan still writes")
+def _recovery(config: Settings, kind: str, moment: datetime, since: dict[str, int]) -> Recovery:
+    """Wait until each table has an event of after `moment`, stored in the table's epoch of `since` or later."""
+    query = (
+        "select source_table, min(committed_at) as at from ops.ingest_batches b"
+        " join unnest(%s, %s) as since (source_table, epoch) using (source_table)"
+        " where b.last_event_at > %s and b.epoch >= since.epoch group by source_table"
+    )
+
+    def healed() -> dict[str, datetime] | None:
+        with stored.connected(config, "realtime") as realtime:
+            found = stored.rows(realtime, query, [*since], [*since.values()], moment)
+        return {row["source_table"]: row["at"] for row in found} if len(found) == len(since) else None
+
+    firsts = eventually(healed, seconds=HEAL_SECONDS)
+    slowest = max(firsts, key=firsts.get)
+    return Recovery(kind, slowest, (firsts[slowest] - moment).total_seconds())
 
 
-@pytest.mark.parametrize("program", ["spark-speed", "realtime", "warehouse", "kafka"])
-def test_a_killed_part_heals_and_no_event_is_lost(savers: Settings, send: Send, program: str) -> None:
-    before = send()
-    kill(savers, program)
-    await_stored(savers, before)
-    parts_of_stack.await_health(savers)
-    await_stored(savers, send())
-
-
-def test_after_all_of_it_the_ledger_is_gapless_and_agrees_with_the_tables(
-    savers: Settings, realtime: "psycopg2.extensions.connection"
+@pytest.mark.parametrize("table", KEYS)
+def test_each_event_that_was_acknowledged_is_stored_once_or_a_dead_letter(
+    ordeal: Ordeal, realtime: stored.Connection, table: str
 ) -> None:
-    with realtime.cursor() as cursor:
-        for table in KEYS:
-            cursor.execute(
-                "select count(*), max(ingest_batch_id), sum(rows_written) from ops.ingest_batches where source_table = %s",
-                [table],
-            )
-            batches, last, written = cursor.fetchall()[0]
-            cursor.execute(f"select count(*) from {table}")
-            assert batches == last
-            assert written == cursor.fetchall()[0][0]
+    key, sent = KEYS[table], ordeal.sent
+    found = stored.rows(realtime, f"select {key} as id from {table} where {key} like %s", "ordeal-%")
+    letters = stored.rows(realtime, "select payload from ops.dead_letters where source_table = %s", table)
+    texts = [bytes(letter["payload"] or b"") for letter in letters]
+    dead = [json.loads(text)[key] for text in texts if b'"ordeal-' in text]
+    assert sorted(row["id"] for row in found) == sorted(sent.good[table])
+    assert sorted(dead) == sorted(sent.dead[table])
+
+
+@pytest.mark.parametrize("table", KEYS)
+def test_the_ledger_is_whole_and_counts_each_message_once(
+    ordeal: Ordeal, realtime: stored.Connection, table: str
+) -> None:
+    batches = ledger.assert_whole(realtime, table)[ordeal.before[table] :]
+    sent = ordeal.sent
+    assert {name: sum(batch[name] for batch in batches) for name in ledger.COUNTS[1:]} == {
+        "rows_written": len(sent.good[table]),
+        "duplicates": sent.again[table],
+        "dead_letters": len(sent.dead[table]),
+    }
+
+
+def test_the_query_of_a_killed_notebook_was_stopped(stack: Settings, ordeal: Ordeal) -> None:
+    log = (stack.data_dir / "logs" / "savers.log").read_text()
+    killed = {recovery.table for recovery in ordeal.recoveries if recovery.kind == "kernel"}
+    assert all(f"stopped the query {table}-" in log for table in killed)
+
+
+def test_how_long_the_recoveries_took(ordeal: Ordeal, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = [recovery.seconds for recovery in ordeal.recoveries]
+    assert len(seconds) >= len(KINDS)
+    with capsys.disabled():
+        print(f"\n{ordeal.sent.messages} messages sent, {len(seconds)} kills")
+        for kind in KINDS:
+            print(f"  {kind:12}", *(f"{each.seconds:5.1f} s" for each in ordeal.recoveries if each.kind == kind))
+        print(f"  p95 {quantiles(seconds, n=20, method='inclusive')[-1]:.1f} s")

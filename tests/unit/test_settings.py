@@ -1,12 +1,13 @@
 """Settings: embedded parts and their URLs, and the sentences that name what contradicts."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from lib.settings import ROOT, TOPICS, Settings
+from lib.settings import ROOT, TOPICS, Settings, overridden, settings
 
 SECRETS = {"GM_REALTIME_PASSWORD": "r", "GM_WAREHOUSE_PASSWORD": "w", "GM_ADMIN_PASSWORD": "a", "GM_SPARK_TOKEN": "t"}
 
@@ -162,3 +163,14 @@ def test_the_documented_defaults_are_the_defaults(monkeypatch: pytest.MonkeyPatc
         elif isinstance(actual, float):
             value = str(float(value))
         assert str(actual) == value, name
+
+
+def test_overridden_settings_hold_for_a_block_and_for_what_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GM_RATE", "20")
+    settings.cache_clear()
+    with overridden(GM_RATE="7", GM_CRON="0 2 * * *") as config:
+        assert config is settings()
+        assert (config.rate, os.environ["GM_RATE"], os.environ["GM_CRON"]) == (7, "7", "0 2 * * *")
+    assert (settings().rate, os.environ["GM_RATE"]) == (20, "20")
+    assert "GM_CRON" not in os.environ
+    settings.cache_clear()

@@ -1,0 +1,44 @@
+"""What must hold of the ledger of a realtime table, whatever happened to whoever wrote it."""
+
+from typing import Any
+
+import stored
+
+COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
+
+
+def assert_whole(connection: stored.Connection, table: str) -> list[dict[str, Any]]:
+    """Check each batch against the one before, the head, the rows and the dead letters, while nobody writes.
+
+    Returns the batches in order.
+    """
+    query = "select * from ops.ingest_batches where source_table = %s order by ingest_batch_id"
+    batches = stored.rows(connection, query, table)
+    assert [batch["ingest_batch_id"] for batch in batches] == list(range(1, len(batches) + 1))
+    epochs = [batch["epoch"] for batch in batches]
+    assert epochs == sorted(epochs), "a run wrote after its successor"
+    ends: dict[str, int] = {}
+    for batch in batches:
+        starts = batch["start_offsets"]
+        assert ends.items() <= starts.items(), (
+            f"batch {batch['ingest_batch_id']} begins elsewhere than its predecessor ended"
+        )
+        ends = batch["end_offsets"]
+        assert sum(ends.values()) - sum(starts[name] for name in ends) == batch["rows_in"] + batch["offset_gaps"]
+        assert batch["rows_in"] == batch["rows_written"] + batch["duplicates"] + batch["dead_letters"]
+        for name in COUNTS:
+            assert batch[name] == sum(counts[name] for counts in batch["by_partition"].values())
+    (head,) = stored.rows(connection, "select * from ops.ingest_heads where source_table = %s", table)
+    assert (head["last_batch"], head["end_offsets"]) == (len(batches), ends)
+    assert _per_batch(connection, table) == {
+        b["ingest_batch_id"]: b["rows_written"] for b in batches if b["rows_written"]
+    }
+    assert _per_batch(connection, "ops.dead_letters", "source_table = %s", table) == {
+        b["ingest_batch_id"]: b["dead_letters"] for b in batches if b["dead_letters"]
+    }
+    return batches
+
+
+def _per_batch(connection: stored.Connection, table: str, where: str = "true", *values: str) -> dict[int, int]:
+    query = f"select ingest_batch_id, count(*) as n from {table} where {where} group by ingest_batch_id"
+    return {row["ingest_batch_id"]: row["n"] for row in stored.rows(connection, query, *values)}
