@@ -6,26 +6,21 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from threading import Event
 from typing import Annotated, Any
 
 import psycopg2
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from lib import cells, conventions, front_matter, jobs, locks, parameters, registry
+from lib import cells, conventions, front_matter, jobs, letter_commands, parameters, registry, replay_commands
 from lib.jobs import Job, JobError
 from lib.settings import settings
-
-DONE, FAILED, WRONG_USE = 0, 1, 2
+from lib.terminal import FAILED, clear_errors, errors, output, refuse, unreachable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-output = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+app.add_typer(letter_commands.app, name="dead-letters")
 
 
 @app.command("list")
@@ -152,6 +147,10 @@ def validate() -> None:
     typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
 
 
+app.command()(replay_commands.backfill)
+app.command()(replay_commands.rebuild)
+
+
 def node(name: str) -> str:
     """A job's name as Mermaid takes it."""
     return re.sub(r"\W", "_", name)
@@ -231,34 +230,6 @@ def next_time(job: Job) -> str:
         return "kept running" if job.schedule == "stream" else "by hand"
     moment = front_matter.trigger(line).get_next_fire_time(None, datetime.now(UTC))
     return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
-
-
-def unreachable() -> str:
-    """What to say when a database doesn't answer."""
-    where = psycopg2.extensions.parse_dsn(settings().dsn("warehouse"))
-    return f"the warehouse isn't reachable at {where.get('host')}:{where.get('port', 5432)}: `make up` starts it"
-
-
-def refuse(text: str) -> None:
-    """End with the exit code for wrong use."""
-    errors.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
-    raise typer.Exit(WRONG_USE)
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn the errors that people can do something about into one line and an exit code."""
-    try:
-        yield
-    except JobError as error:
-        refuse(str(error))
-    except locks.LockHeld as error:
-        errors.print(str(error), style="red", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(FAILED) from None
-    except psycopg2.OperationalError as error:
-        errors.print(unreachable(), style="red", soft_wrap=True, highlight=False)
-        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(FAILED) from None
 
 
 def log_to_stderr() -> None:

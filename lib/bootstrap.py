@@ -29,8 +29,9 @@ PORTS = {
     "realtime": {"REALTIME": 5433},
     "warehouse": {"WAREHOUSE": 5432},
     "spark": {"SPARK_SPEED": 15002, "SPARK_BATCH": 15003},
+    "metrics": {"METRICS": 9108},
 }
-"""Default ports of each embedded part; `GM_<NAME>_PORT` moves one."""
+"""Default ports of each embedded part and of our own programs; `GM_<NAME>_PORT` moves one."""
 
 POSTGRES = {
     ("Linux", "x86_64"): "linux-amd64",
@@ -53,12 +54,13 @@ def environment() -> dict[str, str]:
 
 
 def taken_ports() -> list[tuple[str, int]]:
-    """The settings and numbers of the ports of embedded parts that somebody else listens on."""
+    """The settings and numbers of the ports of embedded parts and our own programs that somebody else listens on."""
     env = environment()
     embedded = env.get("GM_EMBEDDED", ",".join(PORTS)).split(",")
+    ours = {"metrics", *(part.strip() for part in embedded)}
     taken = []
-    for part in (part.strip() for part in embedded):
-        for name, default in PORTS.get(part, {}).items():
+    for ports in (ports for part, ports in PORTS.items() if part in ours):
+        for name, default in ports.items():
             port = int(env.get(f"GM_{name}_PORT", default))
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

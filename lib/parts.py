@@ -42,9 +42,22 @@ SPARK = {
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
     "spark.ui.enabled": "false",
+    # more than this at once in one micro-batch, and the saver takes it again in smaller ones
+    "spark.driver.maxResultSize": "256m",
+    # of huge messages a task holds so much twice
+    "spark.connect.grpc.arrow.maxBatchSize": "4m",
+    # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
+    "spark.executor.killOnFatalError.depth": "0",
     "spark.log.level": "WARN",
 }
 """Settings of both Spark Connect servers; port, token, memory and folders are added from the settings."""
+
+SPARK_LAYER = {
+    "speed": {},
+    # the notebooks of a cycle take several hundred generated classes; with Spark's 100 each cycle compiles them all anew
+    "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
+}
+"""Settings of one of the two servers."""
 
 
 def prepare(config: Settings) -> None:
@@ -91,16 +104,20 @@ def _kafka(config: Settings) -> list[str]:
 def _spark(config: Settings, layer: str) -> list[str]:
     folder = config.data_dir / f"spark-{layer}"
     (folder / "local").mkdir(parents=True, exist_ok=True)
-    options = SPARK | {
-        "spark.connect.grpc.binding.port": getattr(config, f"spark_{layer}_port"),
-        "spark.connect.authenticate.token": config.spark_token.get_secret_value(),
-        "spark.driver.memory": config.spark_driver_memory,
-        "spark.executor.memory": config.spark_executor_memory,
-        "spark.default.parallelism": config.spark_parallelism,
-        "spark.sql.shuffle.partitions": config.spark_parallelism,
-        "spark.local.dir": folder / "local",
-        "spark.sql.warehouse.dir": folder / "warehouse",
-    }
+    options = (
+        SPARK
+        | SPARK_LAYER[layer]
+        | {
+            "spark.connect.grpc.binding.port": getattr(config, f"spark_{layer}_port"),
+            "spark.connect.authenticate.token": config.spark_token.get_secret_value(),
+            "spark.driver.memory": config.spark_driver_memory,
+            "spark.executor.memory": config.spark_executor_memory,
+            "spark.default.parallelism": config.spark_parallelism,
+            "spark.sql.shuffle.partitions": config.spark_parallelism,
+            "spark.local.dir": folder / "local",
+            "spark.sql.warehouse.dir": folder / "warehouse",
+        }
+    )
     properties = folder / "spark.properties"
     with open(os.open(properties, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{name} {value}\n" for name, value in options.items())
@@ -143,8 +160,13 @@ PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
     "savers": ("", _python(str(ROOT / "schedule.py"), "start", "--no-cron")),
     "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
+    "metrics": ("", _python("-m", "lib.metrics")),
 }
 """Each program: the part of `GM_EMBEDDED` that it belongs to (none: it is ours in any case), and its command."""
+
+
+NICENESS = {"spark-batch": 5, "warehouse": 5, "scheduler": 5}
+"""On the same cores, an event that waits for its row goes before a report that takes a minute anyway."""
 
 
 def embedded(config: Settings) -> list[str]:
@@ -155,6 +177,7 @@ def embedded(config: Settings) -> list[str]:
 def main() -> None:
     """Become the program that the command line names."""
     name = sys.argv[1]
+    os.nice(NICENESS.get(name, 0))
     command = PROGRAMS[name][1](settings())
     if name in ("realtime", "warehouse"):
         os.chdir("/")

@@ -27,7 +27,7 @@ from lib import bootstrap, migrate, parts, postgres
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 START_SECONDS = 240
-LIVE = ["savers", "scheduler", "generators"]
+LIVE = ["savers", "scheduler", "generators", "metrics"]
 
 
 class StackError(Exception):
@@ -46,11 +46,11 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
     parts.prepare(config)
     started = _start_manager(config)
     try:
-        _start(config, parts.embedded(config))
+        start(config, parts.embedded(config))
         await_health(config)
         for database in ("realtime", "warehouse"):
             migrate.migrate(config, database)
-        _start(config, programs)
+        start(config, programs)
     except BaseException:
         if started:
             down(config)
@@ -66,6 +66,17 @@ def down(config: Settings) -> None:
             manager.shutdown()
         psutil.wait_procs([process for process in [_process(pid)] if process], timeout=60)
     _sweep(config)
+
+
+def start(config: Settings, programs: Iterable[str]) -> None:
+    """Start the named programs of a running stack, without waiting until they answer; harmless for those that run."""
+    with _manager(config) as manager:
+        for name in programs:
+            try:
+                manager.startProcess(name, False)
+            except xmlrpc.client.Fault as fault:
+                if "ALREADY_STARTED" not in fault.faultString:
+                    raise StackError(f"{name} doesn't start: {fault.faultString}") from fault
 
 
 def stop(config: Settings, programs: Iterable[str]) -> None:
@@ -226,16 +237,6 @@ def _start_manager(config: Settings) -> bool:
     return True
 
 
-def _start(config: Settings, programs: Iterable[str]) -> None:
-    with _manager(config) as manager:
-        for name in programs:
-            try:
-                manager.startProcess(name, False)
-            except xmlrpc.client.Fault as fault:
-                if "ALREADY_STARTED" not in fault.faultString:
-                    raise StackError(f"{name} doesn't start: {fault.faultString}") from fault
-
-
 def _process(pid: int) -> psutil.Process | None:
     return psutil.Process(pid) if psutil.pid_exists(pid) else None
 
@@ -283,9 +284,10 @@ def _make_up(config: Settings) -> None:
     started = time.monotonic()
     print("starting the stack …", flush=True)
     up(config, LIVE)
-    print(f"up in {time.monotonic() - started:.0f} s: generators, savers and scheduler are at work")
+    print(f"up in {time.monotonic() - started:.0f} s: generators, savers, scheduler and metrics are at work")
     for name, address in addresses(config).items():
         print(f"  {name:24}{address}")
+    print(f"  {'metrics':24}http://localhost:{config.metrics_port}/metrics")
     print(f"  {'reports':24}{config.runs_dir / 'index.html'}")
     print("`make status` shows how far it is, `make down` stops it")
 

@@ -152,7 +152,8 @@ def test_the_port_of_an_external_part_may_be_taken(taken: list[int], monkeypatch
     monkeypatch.setenv("GM_EMBEDDED", "realtime")
     monkeypatch.setenv("GM_KAFKA_PORT", str(taken[0]))
     monkeypatch.setenv("GM_REALTIME_PORT", str(taken[1]))
-    assert bootstrap.taken_ports() == [("GM_REALTIME_PORT", taken[1])]
+    monkeypatch.setenv("GM_METRICS_PORT", str(taken[2]))
+    assert bootstrap.taken_ports() == [("GM_REALTIME_PORT", taken[1]), ("GM_METRICS_PORT", taken[2])]
 
 
 def test_the_default_ports_of_set_up_are_those_of_the_settings() -> None:

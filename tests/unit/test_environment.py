@@ -146,6 +146,7 @@ def test_documentation_names_only_commands_of_the_scheduler_that_exist():
     from schedule import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     assert [(page, name) for page, name in commands(r"schedule\.py ([a-z-]+)") if name not in known] == []
 
 

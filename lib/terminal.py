@@ -1,0 +1,52 @@
+"""What the scheduler's commands share: consoles, exit codes, and errors for people."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg2
+import typer
+from rich.console import Console
+
+from lib import locks
+from lib.jobs import JobError
+from lib.settings import settings
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+
+output = Console(width=None if sys.stdout.isatty() else 160)
+errors = Console(stderr=True)
+
+
+def complain(text: str) -> None:
+    """Say on stderr what went wrong."""
+    errors.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
+
+
+def refuse(text: str) -> None:
+    """End with the exit code for wrong use."""
+    complain(text)
+    raise typer.Exit(WRONG_USE)
+
+
+def unreachable(database: str = "warehouse") -> str:
+    """What to say when a database doesn't answer."""
+    where = psycopg2.extensions.parse_dsn(settings().dsn(database))
+    name = "warehouse" if database == "warehouse" else f"{database} database"
+    return f"the {name} isn't reachable at {where.get('host')}:{where.get('port', 5432)}: `make up` starts it"
+
+
+@contextmanager
+def clear_errors(database: str = "warehouse") -> Iterator[None]:
+    """Turn the errors that people can do something about into one line and an exit code; `database` is the one in use."""
+    try:
+        yield
+    except JobError as error:
+        refuse(str(error))
+    except locks.LockHeld as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except psycopg2.OperationalError as error:
+        complain(unreachable(database))
+        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True, highlight=False, markup=False)
+        raise typer.Exit(FAILED) from None

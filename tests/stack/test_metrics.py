@@ -1,0 +1,289 @@
+"""Metrics against the ledger of a realtime database of their own on the real server, and the real Kafka's offsets."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+import pytest
+import stored
+from kafka import KafkaConsumer, TopicPartition
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg2 import sql
+from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from generators.events import Event
+from generators.producer import produce
+from lib import metrics, migrate, scratch, sink
+from lib import stack as parts_of_stack
+from lib.metrics import Exporter
+from lib.schemas import CART_EVENTS, CONTRACTS
+from lib.settings import TOPICS, Settings
+
+Samples = dict[tuple[str, ...], float]
+"""Value by the name of the sample and the values of its labels, the table first."""
+
+names = count()
+
+
+@pytest.fixture
+def config(stack: Settings) -> Iterator[Settings]:
+    """The settings of the stack, but for an empty realtime database of the test's own."""
+    name = f"metrics_{next(names)}"
+    dsns = {key: getattr(stack, key).rpartition("/")[0] + f"/{name}" for key in ("realtime_dsn", "realtime_admin_dsn")}
+    with closing(psycopg2.connect(stack.realtime_admin_dsn)) as connection, connection.cursor() as cursor:
+        connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+        cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    own = stack.model_copy(update=dsns)
+    migrate.migrate(own, "realtime")
+    yield own
+    with closing(psycopg2.connect(stack.realtime_admin_dsn)) as connection, connection.cursor() as cursor:
+        connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+        cursor.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def exporter(config: Settings) -> Iterator[Exporter]:
+    """An exporter that has seen nothing yet."""
+    with closing(Exporter(config)) as exporter:
+        yield exporter
+
+
+def scrape(exporter: Exporter) -> Samples:
+    """What Prometheus would read."""
+    registry = CollectorRegistry()
+    registry.register(exporter)
+    return parsed(generate_latest(registry).decode())
+
+
+def parsed(text: str) -> Samples:
+    """The samples of an exposition; each family has a help text, and no sample comes twice."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation
+        for sample in family.samples:
+            table = [sample.labels.pop("table")] if "table" in sample.labels else []
+            key = (sample.name, *table, *sample.labels.values())
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def document(event_id: str, age: float = 0, **fields: Any) -> bytes:
+    """An event that fits each of the three contracts, so many seconds old."""
+    moment = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+    line = {"product_id": "p", "quantity": 1, "price": 1}
+    known = {"transaction_id": event_id, "transaction_timestamp": moment, "total_amount": 1, "products": [line]}
+    return json.dumps(
+        {"event_id": event_id, "event_type": "add", "user_id": "u", "product_id": "p", "timestamp": moment}
+        | known
+        | fields
+    ).encode()
+
+
+def write(config: Settings, *payloads: bytes, table: str = "cart_events", partition: int = 0) -> None:
+    """Commit one micro-batch to the database, as a saver would."""
+    with closing(psycopg2.connect(config.realtime_dsn)) as connection, connection:
+        with connection.cursor() as cursor:
+            head = sink.read_head(cursor, table)
+        start = head.end_offsets.get(partition, 0)
+        sent = [{"partition": partition, "offset": start + place, "value": one} for place, one in enumerate(payloads)]
+        messages = pa.Table.from_pylist(sent, sink.MESSAGES)
+        writer = sink.Writer(1, "metrics")
+        kafka = config.kafka_bootstrap
+        assert sink.write_batch(connection, CONTRACTS[table], messages, writer, head.last_batch, kafka=kafka)
+
+
+def rows(config: Settings, query: str, *parameters: Any) -> list[dict[str, Any]]:
+    """The rows of a query on the test's database, as its owner."""
+    with closing(psycopg2.connect(config.realtime_admin_dsn)) as connection:
+        return stored.rows(connection, query, *parameters)
+
+
+def start_realtime(config: Settings) -> None:
+    """Start the server of the realtime database, and wait until it answers."""
+    parts_of_stack.start(config, ["realtime"])
+    retry = retry_if_exception_type(psycopg2.OperationalError)
+    connect = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.1), retry=retry)
+    connect(psycopg2.connect, config.realtime_dsn).close()
+
+
+def test_the_exposition_is_the_sum_of_the_ledger(config: Settings, exporter: Exporter) -> None:
+    same = document("a")
+    write(config, same, same, b"no json", document("b", age=3), document("c", age=86400))
+    write(config, document("d"), b"\xff", b"no json", document("b", quantity=7))
+    write(config, document("e"), table="transactions", partition=2)
+    found = scrape(exporter)
+    ledger = rows(
+        config,
+        "select source_table, count(*) as batches, sum(rows_in) as messages, sum(rows_written) as rows,"
+        " sum(duplicates) as duplicates, sum(conflicts) as conflicts, sum(latency_seconds) as latency,"
+        " extract(epoch from max(committed_at))::float as committed,"
+        " extract(epoch from max(committed_at) - min(committed_at))::float as between"
+        " from ops.ingest_batches group by source_table",
+    )
+    assert {row["source_table"] for row in ledger} == {"cart_events", "transactions"}
+    assert sum(row["duplicates"] for row in ledger) > sum(row["conflicts"] for row in ledger) > 0
+    for row in ledger:
+        table = row["source_table"]
+        for name in ("batches", "messages", "rows", "duplicates", "conflicts"):
+            assert found[f"globalmart_ingest_{name}_total", table] == row[name]
+        assert found["globalmart_ingest_last_commit_timestamp_seconds", table] == row["committed"]
+        assert found["globalmart_ingest_commit_interval_seconds_count", table] == row["batches"] - 1
+        assert found["globalmart_ingest_commit_interval_seconds_sum", table] == pytest.approx(row["between"])
+        assert found.get(("globalmart_ingest_latency_seconds_sum", table), 0) == pytest.approx(row["latency"])
+        assert 0 <= found["globalmart_ingest_heartbeat_age_seconds", table] < 600
+    letters = {key[1:]: value for key, value in found.items() if key[0] == "globalmart_ingest_dead_letters_total"}
+    assert letters == {("cart_events", "not_json"): 2, ("cart_events", "invalid_utf8"): 1}
+    assert found["globalmart_ingest_rows_total", "product_view_events"] == 0
+    assert found["globalmart_up", "realtime"] == found["globalmart_up", "kafka"] == 1
+
+
+def test_the_latency_histogram_is_that_of_the_buckets_of_the_ledger(config: Settings, exporter: Exporter) -> None:
+    write(config, document("a"), document("b", age=3), document("c", age=86400))
+    write(config, document("d", age=86400))
+    found = scrape(exporter)
+    counts: dict[float, int] = {}
+    for row in rows(config, "select latency_buckets from ops.ingest_batches"):
+        for bound, events in row["latency_buckets"].items():
+            counts[float(bound)] = counts.get(float(bound), 0) + events
+    name = "globalmart_ingest_latency_seconds"
+    buckets = {float(key[2]): value for key, value in found.items() if key[:2] == (f"{name}_bucket", "cart_events")}
+    assert buckets == {
+        limit: sum(events for bound, events in counts.items() if bound <= limit)
+        for limit in (*sink.LATENCY_SECONDS, float("inf"))
+    }
+    assert buckets[float("inf")] == 4
+    assert found.get((f"{name}_count", "cart_events"), 4) == 4
+    assert buckets[60] == 2
+
+
+def test_a_scrape_adds_only_what_is_new(config: Settings, exporter: Exporter) -> None:
+    for number in range(3):
+        write(config, document(f"a{number}"), b"no json")
+    before = scrape(exporter)
+    assert scrape(exporter)["globalmart_ingest_rows_total", "cart_events"] == 3
+    # what has been counted isn't read any more: it may be gone
+    rows(config, "delete from ops.dead_letters returning 1")
+    rows(config, "delete from ops.ingest_batches where ingest_batch_id < 3 returning 1")
+    write(config, document("b"), document("b"), b"no json", b"[]")
+    after = scrape(exporter)
+    for key, gain in {
+        ("globalmart_ingest_rows_total", "cart_events"): 1,
+        ("globalmart_ingest_duplicates_total", "cart_events"): 1,
+        ("globalmart_ingest_batches_total", "cart_events"): 1,
+        ("globalmart_ingest_messages_total", "cart_events"): 4,
+        ("globalmart_ingest_dead_letters_total", "cart_events", "not_json"): 1,
+        ("globalmart_ingest_commit_interval_seconds_count", "cart_events"): 1,
+        ("globalmart_ingest_latency_seconds_bucket", "cart_events", "+Inf"): 2,
+    }.items():
+        assert after[key] == before[key] + gain, key
+    assert after["globalmart_ingest_dead_letters_total", "cart_events", "not_an_object"] == 1
+
+
+def test_a_database_made_anew_is_counted_from_its_start(config: Settings, exporter: Exporter) -> None:
+    for number in range(3):
+        write(config, document(f"a{number}"))
+    scrape(exporter)
+    rows(
+        config,
+        "truncate ops.ingest_batches, cart_events; update ops.ingest_heads set epoch = 0, last_batch = 0 returning 1",
+    )
+    write(config, document("b"))
+    assert scrape(exporter)["globalmart_ingest_rows_total", "cart_events"] == 1
+
+
+def test_an_added_column_is_counted(config: Settings, exporter: Exporter) -> None:
+    rows(config, "select ops.add_columns('cart_events', array['colour', 'size'], array['text', 'numeric'], 1)::text")
+    found = scrape(exporter)
+    assert found["globalmart_ingest_schema_changes_total", "cart_events"] == 2
+    assert found["globalmart_ingest_schema_changes_total", "transactions"] == 0
+
+
+def test_lag_is_what_kafka_holds_after_the_head(config: Settings, exporter: Exporter) -> None:
+    events = [Event("cart_events", int(time.time() * 1000), document(f"lag{number}")) for number in range(6)]
+    assert not produce(events, TOPICS, bootstrap=config.kafka_bootstrap).failed
+    with closing(KafkaConsumer(bootstrap_servers=config.kafka_bootstrap)) as consumer:
+        places = [TopicPartition(CART_EVENTS.topic, partition) for partition in range(3)]
+        first, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    lag = {str(place.partition): ends[place] - first[place] for place in places}
+    write(config, document("first"), partition=1)
+    lag["1"] = ends[places[1]] - 1
+    found = {
+        key[2]: value
+        for key, value in scrape(exporter).items()
+        if key[:2] == ("globalmart_ingest_lag_messages", "cart_events")
+    }
+    assert found == lag
+    assert all(value > 0 for value in found.values())
+
+
+def test_a_scrape_is_answered_while_postgresql_is_away_and_goes_on_after(config: Settings, exporter: Exporter) -> None:
+    write(config, document("a"))
+    before = scrape(exporter)
+    parts_of_stack.stop(config, ["realtime"])
+    try:
+        away = scrape(exporter)
+    finally:
+        start_realtime(config)
+    assert (away["globalmart_up", "realtime"], away["globalmart_up", "kafka"]) == (0, 1)
+    rest = {key: value for key, value in away.items() if "_total" in key[0] or "latency" in key[0]}
+    assert rest == {key: before[key] for key in rest}
+    age = ("globalmart_ingest_heartbeat_age_seconds", "cart_events")
+    assert away[age] > before[age]
+    write(config, document("b"))
+    after = scrape(exporter)
+    assert after["globalmart_up", "realtime"] == 1
+    assert after["globalmart_ingest_rows_total", "cart_events"] == 2
+
+
+def test_a_restart_between_two_scrapes_goes_unseen(config: Settings, exporter: Exporter) -> None:
+    scrape(exporter)
+    parts_of_stack.stop(config, ["realtime"])
+    start_realtime(config)
+    assert scrape(exporter)["globalmart_up", "realtime"] == 1
+
+
+def test_a_scrape_is_answered_while_nothing_else_is(config: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    ports = scratch.environment(config.data_dir)
+    nowhere = {
+        "kafka_bootstrap": f"localhost:{ports['GM_KAFKA_PORT']}",
+        "realtime_dsn": f"postgresql://u:p@localhost:{ports['GM_REALTIME_PORT']}/realtime",
+    }
+    with closing(Exporter(config.model_copy(update=nowhere))) as exporter:
+        assert scrape(exporter) == {("globalmart_up", "realtime"): 0, ("globalmart_up", "kafka"): 0}
+        scrape(exporter)
+    # one line for each part, however often it is asked
+    assert len([record for record in caplog.records if record.name == metrics.log.name]) == 2
+
+
+def test_without_kafka_the_counters_are_there_and_lag_is_not(config: Settings) -> None:
+    write(config, document("a"))
+    nowhere = {"kafka_bootstrap": f"localhost:{scratch.environment(config.data_dir)['GM_KAFKA_PORT']}"}
+    with closing(Exporter(config.model_copy(update=nowhere))) as exporter:
+        found = scrape(exporter)
+    assert (found["globalmart_up", "realtime"], found["globalmart_up", "kafka"]) == (1, 0)
+    assert found["globalmart_ingest_rows_total", "cart_events"] == 1
+    assert not [key for key in found if "lag" in key[0]]
+
+
+def test_the_program_answers_on_loopback(stack: Settings) -> None:
+    parts_of_stack.start(stack, ["metrics"])
+    waiting = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.25), retry=retry_if_exception_type(OSError))
+    try:
+        text = waiting(lambda: urllib.request.urlopen(f"http://127.0.0.1:{stack.metrics_port}/metrics").read())
+    finally:
+        parts_of_stack.stop(stack, ["metrics"])
+    found = parsed(text.decode())
+    assert found["globalmart_up", "realtime"] == found["globalmart_up", "kafka"] == 1
+    with stored.connected(stack, "realtime") as connection:
+        written = stored.scalar(connection, "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches")
+    assert sum(value for key, value in found.items() if key[0] == "globalmart_ingest_rows_total") == written

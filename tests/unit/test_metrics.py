@@ -1,0 +1,28 @@
+"""Metrics without a stack: buckets as Prometheus counts them, and the port that it is told."""
+
+from collections import Counter
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import metrics
+from lib.settings import ROOT, Settings
+
+
+def test_buckets_count_everything_up_to_their_bound() -> None:
+    counts = Counter({0.1: 2, 0.5: 3, float("inf"): 1})
+    assert metrics._cumulative(counts, (0.1, 0.2, 0.5)) == [("0.1", 2), ("0.2", 2), ("0.5", 5), ("+Inf", 6)]
+
+
+@given(st.dictionaries(st.sampled_from([0.1, 0.3, 7.0, float("inf")]), st.integers(0, 9)))
+def test_buckets_never_fall_and_end_with_all_of_it(counts: dict[float, int]) -> None:
+    found = [number for _, number in metrics._cumulative(Counter(counts), (0.1, 0.2, 0.3, 5.0))]
+    assert found == sorted(found)
+    assert found[-1] == sum(counts.values())
+
+
+def test_prometheus_asks_where_the_metrics_are_by_default() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    [[target]] = [target["targets"] for job in config["scrape_configs"] for target in job["static_configs"]]
+    assert target == f"localhost:{Settings.model_fields['metrics_port'].default}"
