@@ -1,0 +1,1 @@
+-- Rules of dim_geography are those of dimensions.sql; its constraints hold the rest.
