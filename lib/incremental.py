@@ -6,13 +6,11 @@ watermark to the cut of its cycle, and never asks the clock.
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
-from pyspark.sql import Column
-from pyspark.sql import functions as F
 
 from lib import database
 from lib.schemas import CONTRACTS
@@ -61,20 +59,21 @@ class Window:
         """The last batch of the first cut whose run date is that of `since`: it opened the day that isn't settled."""
         return next(cut.batches[table] for cut in self.cuts if cut.run_date >= self.settled_before)
 
-    def booked_day(self, table: str, batch: Column, time: Column) -> Column:
-        """The day on which an event is booked: its own UTC day, or the run date of the cut before the one that first
-        covers its batch, if that is later."""
-        own = F.to_date(time)
+    def booked_day(self, table: str, time: str) -> str:
+        """The SQL expression on a realtime table for the day on which an event is booked: its own UTC day, or the run date
+        of the cut before the one that first covers its batch, if that is later. `time` is its column."""
+        own = own_day(time)
         uppers = {date.min: 0}
         for before, cut in zip([None, *self.cuts], self.cuts, strict=False):
             uppers[before.run_date if before else date.min] = cut.batches[table]
-        days = sorted(uppers)
-        booked = F.greatest(own, F.lit(days[-1]))
-        for day in reversed(days[:-1]):
-            booked = F.when(batch <= uppers[day], own if day == date.min else F.greatest(own, F.lit(day))).otherwise(
-                booked
-            )
-        return booked
+        *earlier, last = [(day, own if day == date.min else f"greatest({own}, date '{day}')") for day in sorted(uppers)]
+        cases = "".join(f" when ingest_batch_id <= {uppers[day]} then {booked}" for day, booked in earlier)
+        return f"case{cases} else {last[1]} end" if cases else last[1]
+
+
+def own_day(time: str) -> str:
+    """The SQL expression for the UTC day of an instant."""
+    return f"({time} at time zone 'UTC')::date"
 
 
 def open_cut(run_date: date | None = None) -> Cut:
@@ -127,6 +126,36 @@ def store_cut(cursor: Cursor, cut: Cut) -> Cut:
     return Cut(row[0], cut.run_date, cut.batches)
 
 
+def cuts_upto(cursor: Cursor, cut_id: int) -> tuple[Cut, ...]:
+    """The stored cuts up to this one, in order."""
+    return tuple(_cuts(cursor, "where cut_id <= %s order by cut_id", [cut_id]))
+
+
+def numbered(cursor: Cursor, cut: Cut) -> Cut:
+    """A cut with a number that no other one gets; it isn't stored. Takes the owner of the schema."""
+    cursor.execute("select nextval(pg_get_serial_sequence('ops.cuts', 'cut_id'))")
+    row = cursor.fetchone()
+    assert row is not None
+    return replace(cut, cut_id=row[0])
+
+
+def copy_cuts(cursor: Cursor, cuts: Sequence[Cut]) -> None:
+    """Store cuts under the numbers that they have; those that are stored already stay."""
+    tables = sql.SQL(", ").join(map(sql.Identifier, CONTRACTS))
+    insert = sql.SQL(
+        "insert into ops.cuts (cut_id, run_date, {}) overriding system value values (%s, %s, %s, %s, %s)"
+        " on conflict do nothing"
+    ).format(tables)
+    for cut in cuts:
+        cursor.execute(insert, [cut.cut_id, cut.run_date, *(cut.batches[table] for table in CONTRACTS)])
+
+
+def supersede(cursor: Cursor, cut: Cut) -> None:
+    """Store a cut in the place of all others, which stay only for the runs that refer to them."""
+    copy_cuts(cursor, [cut])
+    cursor.execute("update ops.cuts set superseded_by = %s where cut_id <> %s", [cut.cut_id, cut.cut_id])
+
+
 def latest_cut(cursor: Cursor) -> Cut | None:
     """The last cut that was stored."""
     return next(iter(_cuts(cursor, "order by cut_id desc limit 1")), None)
@@ -144,7 +173,7 @@ def find_cut(cursor: Cursor, cut: int, run_date: str = "") -> Cut:
         return next_cut(cursor, date.fromisoformat(run_date) if run_date else None)
     found = _cuts(cursor, "where cut_id = %s", [cut])
     if not found:
-        raise LookupError(f"ops.cuts has no cut {cut}")
+        raise LookupError(f"ops.cuts has no cut {cut}, or a fresh rebuild has replaced it")
     return found[0]
 
 
@@ -195,6 +224,13 @@ def window(cursor: Cursor, job: str, cut: Cut) -> Window:
     return Window(since, cut, tuple(cuts))
 
 
+def past_window(cut: Cut, run_date: date) -> Window:
+    """What a job reads for a run date before that of its cut: everything up to the cut, as its first load would."""
+    past = replace(cut, run_date=run_date)
+    return Window(None, past, (past,))
+
+
 def _cuts(cursor: Cursor, condition: str, parameters: Sequence[object] = ()) -> list[Cut]:
-    cursor.execute(f"select {_COLUMNS} from ops.cuts {condition}", parameters)
+    valid = "(select * from ops.cuts where superseded_by is null) as cuts"
+    cursor.execute(f"select {_COLUMNS} from {valid} {condition}", parameters)
     return [Cut(row[0], row[1], dict(zip(CONTRACTS, row[2:], strict=True))) for row in cursor.fetchall()]

@@ -24,7 +24,7 @@ def read(job_names: Sequence[str]) -> dict[str, Any]:
     """The state as plain data: `jobs` by name, `ingestion` by table, `cut`."""
     with registry.warehouse() as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         last = registry.last_runs(connection)
-        cursor.execute("select * from ops.cuts order by cut_id desc limit 1")
+        cursor.execute("select * from ops.cuts where superseded_by is null order by cut_id desc limit 1")
         cut = cursor.fetchone()
     with closing(database.connect("realtime")) as realtime, realtime.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(INGESTION)

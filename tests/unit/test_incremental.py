@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from lib.incremental import Cut, Window
+from lib.incremental import Cut, Window, past_window
 from lib.schemas import CONTRACTS
 
 
@@ -58,3 +58,9 @@ def test_tables_have_batches_of_their_own() -> None:
     after = Cut(2, TUESDAY, {"transactions": 1, "product_view_events": 9, "cart_events": 4})
     window = Window(before, after, (before, after))
     assert [window.unread(table) for table in CONTRACTS] == [(1, 1), (5, 9), (3, 4)]
+
+
+def test_a_run_for_a_past_day_reads_everything_up_to_its_cut() -> None:
+    window = past_window(FOURTH, MONDAY)
+    assert (window.cut.cut_id, window.cut.run_date) == (FOURTH.cut_id, MONDAY)
+    assert window.unread("cart_events") == window.open("cart_events") == (0, 40)
