@@ -7,8 +7,6 @@ from pyspark.sql import functions as F
 
 from lib.customers import SEGMENTS
 
-TOTAL = "All"
-
 RFM_SEGMENTS = {
     5: ("New Customers", "Potential Loyalists", "Potential Loyalists", "Champions", "Champions"),
     4: ("Promising", "Potential Loyalists", "Loyal", "Loyal", "Champions"),
@@ -22,44 +20,18 @@ RFM_SEGMENTS = {
 # --- product performance
 
 
-def product_performance(sales: DataFrame, views: DataFrame, products: DataFrame) -> DataFrame:
+def product_performance(days: DataFrame) -> DataFrame:
     """Performance of products. Grain: one row per product and day with a sale or a view.
 
-    `conversion_rate` is orders ÷ views (NULL without views), `avg_price` revenue ÷ quantity (NULL without sales); the
-    category is that of the version valid on the day.
+    `conversion_rate` is orders ÷ views (NULL without views), `avg_price` revenue ÷ quantity (NULL without sales).
 
     Parameters
     ----------
-    sales
-        `product_id`, `analysis_date`, `transaction_id`, `quantity`, `total_amount` of each order line.
-    views
-        `product_id`, `analysis_date` of each view.
-    products
-        The versions: `product_id`, `category`, `effective_date`, `end_date`.
+    days
+        `product_id`, `category`, `analysis_date`, `total_sales`, `total_revenue`, `total_quantity`, `total_views`.
     """
-    day = ["product_id", "analysis_date"]
-    sold = sales.groupBy(*day).agg(
-        F.countDistinct("transaction_id").alias("total_sales"),
-        F.sum("total_amount").cast("decimal(18,2)").alias("total_revenue"),
-        F.sum("quantity").alias("total_quantity"),
-    )
-    seen = views.groupBy(*day).agg(F.count("*").alias("total_views"))
-    both = sold.join(seen, day, "full").select(
-        *day,
-        F.coalesce("total_sales", F.lit(0)).alias("total_sales"),
-        F.coalesce("total_revenue", F.lit(0).cast("decimal(18,2)")).alias("total_revenue"),
-        F.coalesce("total_quantity", F.lit(0)).alias("total_quantity"),
-        F.coalesce("total_views", F.lit(0)).alias("total_views"),
-    )
-    rated = both.withColumn("conversion_rate", _ratio("total_sales", "total_views")).withColumn(
+    return days.withColumn("conversion_rate", _ratio("total_sales", "total_views")).withColumn(
         "avg_price", _ratio("total_revenue", "total_quantity")
-    )
-    is_valid = (F.col("analysis_date") >= F.col("effective_date")) & (
-        F.col("end_date").isNull() | (F.col("analysis_date") < F.col("end_date"))
-    )
-    versions = products.withColumnRenamed("product_id", "version_of")
-    return rated.join(versions, (F.col("product_id") == F.col("version_of")) & is_valid).drop(
-        "version_of", "effective_date", "end_date"
     )
 
 
@@ -71,27 +43,19 @@ def _ratio(numerator: str, denominator: str) -> Column:
 # --- customer segments
 
 
-def customer_segments(customers: DataFrame, run_date: date) -> DataFrame:
+def customer_segments(totals: DataFrame, run_date: date) -> DataFrame:
     """Totals of each segment. Grain: one row per segment, all four always.
 
-    `customers` are the current ones: `customer_segment`, `total_transactions`, `total_spent`. The average order value is
-    revenue ÷ orders, 0 without orders.
+    `totals` are those of the segments with a customer: `segment_name`, `customer_count`, `total_revenue`, `orders`. The
+    average order value is revenue ÷ orders, 0 without orders.
     """
-    session = customers.sparkSession
-    names = session.createDataFrame([(name,) for name in SEGMENTS], "segment_name string")
-    totals = customers.groupBy(F.col("customer_segment").alias("segment_name")).agg(
-        F.count("*").alias("customer_count"),
-        F.sum("total_spent").cast("decimal(18,2)").alias("total_revenue"),
-        F.sum("total_transactions").alias("orders"),
-    )
-    filled = names.join(totals, "segment_name", "left").na.fill(0, ["customer_count", "orders"])
-    average = F.coalesce(_ratio("total_revenue", "orders"), F.lit(0.0))
-    revenue = F.coalesce("total_revenue", F.lit(0).cast("decimal(18,2)"))
+    names = totals.sparkSession.createDataFrame([(name,) for name in SEGMENTS], "segment_name string").coalesce(1)
+    filled = names.join(totals, "segment_name", "left")
     return filled.select(
         "segment_name",
-        "customer_count",
-        revenue.alias("total_revenue"),
-        average.alias("avg_order_value"),
+        F.coalesce("customer_count", F.lit(0)).alias("customer_count"),
+        F.coalesce("total_revenue", F.lit(0).cast("decimal(18,2)")).alias("total_revenue"),
+        F.coalesce(_ratio("total_revenue", "orders"), F.lit(0.0)).alias("avg_order_value"),
         F.lit(run_date).alias("analysis_date"),
     )
 
@@ -99,7 +63,7 @@ def customer_segments(customers: DataFrame, run_date: date) -> DataFrame:
 # --- RFM
 
 
-def rfm(sales: DataFrame, run_date: date) -> DataFrame:
+def rfm(buyers: DataFrame, run_date: date) -> DataFrame:
     """Recency, frequency and monetary value. Grain: one row per customer with a sale before `run_date`.
 
     Scores are quintiles of the mid-rank, worst first, equal values equal:
@@ -107,17 +71,14 @@ def rfm(sales: DataFrame, run_date: date) -> DataFrame:
 
     Parameters
     ----------
-    sales
-        `user_id`, `date`, `transaction_id`, `total_amount` of each order line.
+    buyers
+        `user_id`, `orders`, `revenue`, `last_day` of each customer.
     """
-    customers = (
-        sales.where(F.col("date") < F.lit(run_date))
-        .groupBy("user_id")
-        .agg(
-            F.date_diff(F.lit(run_date), F.max("date")).alias("recency_days"),
-            F.countDistinct("transaction_id").alias("frequency_count"),
-            F.sum("total_amount").cast("decimal(18,2)").alias("monetary_value"),
-        )
+    customers = buyers.select(
+        "user_id",
+        F.date_diff(F.lit(run_date), "last_day").alias("recency_days"),
+        F.col("orders").alias("frequency_count"),
+        F.col("revenue").alias("monetary_value"),
     )
     scored = customers.select(
         "*",
@@ -144,7 +105,7 @@ def quintile(worst_first: Column, value: str) -> Column:
 # --- sales trends
 
 
-def sales_trends(sales: DataFrame, run_date: date) -> DataFrame:
+def sales_trends(days: DataFrame, run_date: date) -> DataFrame:
     """Sales per period. Grain: one row per ISO week, month or quarter, and category with a sale, and the total `All`.
 
     An order counts once per category. `growth_rate` is the change of revenue against the previous calendar period, a
@@ -153,30 +114,34 @@ def sales_trends(sales: DataFrame, run_date: date) -> DataFrame:
 
     Parameters
     ----------
-    sales
-        `date`, `category`, `transaction_id`, `quantity`, `total_amount` of each order line.
+    days
+        `date`, `category`, `orders`, `quantity`, `revenue` of each day and category with a sale, the total `All` included.
     """
-    first_sale = sales.agg(F.min("date").alias("first_sale"))
-    lines = _by_period(sales.unionByName(sales.withColumn("category", F.lit(TOTAL))))
+    first_sale = F.min("first_sale").over(Window.partitionBy())
     period = ["period_type", "start", "category"]
-    sums = lines.groupBy(*period, "previous", "end").agg(
-        F.countDistinct("transaction_id").alias("total_sales"),
-        F.sum("total_amount").cast("decimal(18,2)").alias("total_revenue"),
-        F.sum("quantity").alias("total_quantity"),
+    sums = (
+        _by_period(days, run_date)
+        .groupBy(*period, "previous", "end")
+        .agg(
+            F.sum("orders").alias("total_sales"),
+            F.sum("revenue").cast("decimal(18,2)").alias("total_revenue"),
+            F.sum("quantity").alias("total_quantity"),
+            F.sum(F.when(F.col("date") < F.lit(run_date), F.col("revenue"))).alias("completed_revenue"),
+            F.sum(F.when(F.col("is_compared"), F.col("revenue"))).alias("compared"),
+            F.min("date").alias("first_sale"),
+        )
     )
     running = (F.col("start") <= F.lit(run_date)) & (F.lit(run_date) < F.col("end"))
     completed = F.date_diff(F.lit(run_date), F.col("start"))
-    compared = _compared(lines, run_date)
-    before = compared.select(
-        "period_type", F.col("start").alias("previous"), "category", F.col("compared").alias("revenue_before")
-    )
-    now = compared.select(*period, F.col("completed_revenue"))
+    before = Window.partitionBy("period_type", "category").orderBy("start")
+    follows = F.lag("start").over(before) == F.col("previous")
     grown = (
-        sums.join(now, period)
-        .join(before, ["period_type", "previous", "category"], "left")
-        .crossJoin(first_sale)
+        sums.withColumn("first_sale", first_sale)
         .withColumn("is_running", running)
-        .withColumn("revenue_now", F.when(running, F.col("completed_revenue")).otherwise(F.col("total_revenue")))
+        .withColumn("revenue_before", F.when(follows, F.coalesce(F.lag("compared").over(before), F.lit(0))))
+        .withColumn(
+            "revenue_now", F.when(running, F.coalesce("completed_revenue", F.lit(0))).otherwise(F.col("total_revenue"))
+        )
     )
     is_comparable = (F.col("previous") >= F.col("first_sale")) & (F.col("revenue_before") != 0)
     has_days = ~F.col("is_running") | (completed > 0)
@@ -195,42 +160,30 @@ def sales_trends(sales: DataFrame, run_date: date) -> DataFrame:
     )
 
 
-def _by_period(lines: DataFrame) -> DataFrame:
-    """Each line three times: with the start and end (exclusive) of its week, month and quarter, and the previous start."""
-    kinds = {"weekly": ("week", 7, "day"), "monthly": ("month", 1, "month"), "quarterly": ("quarter", 3, "month")}
-    frames = []
-    for name, (unit, length, step) in kinds.items():
+def _by_period(days: DataFrame, run_date: date) -> DataFrame:
+    """Each row three times: with the start and end (exclusive) of its week, month and quarter, and the previous start.
+
+    `is_compared` says whether the day counts when the next period is compared with this one: always, or among as many
+    first days as the next one has completed when that contains `run_date`.
+    """
+    kinds = {"weekly": ("week", 7), "monthly": ("month", 1), "quarterly": ("quarter", 3)}
+    periods = []
+    for name, (unit, length) in kinds.items():
         start = F.to_date(F.date_trunc(unit, "date"))
-        add = F.date_add if step == "day" else F.add_months
-        frames.append(
-            lines.select(
-                "*",
+        add = F.date_add if name == "weekly" else F.add_months
+        end, next_end = add(start, length), add(start, 2 * length)
+        next_is_running = (end <= F.lit(run_date)) & (F.lit(run_date) < next_end)
+        is_among = F.date_diff(F.col("date"), start) < F.date_diff(F.lit(run_date), end)
+        periods.append(
+            F.struct(
                 F.lit(name).alias("period_type"),
                 start.alias("start"),
-                add(start, length).alias("end"),
+                end.alias("end"),
                 add(start, -length).alias("previous"),
+                (~next_is_running | is_among).alias("is_compared"),
             )
         )
-    return frames[0].unionByName(frames[1]).unionByName(frames[2])
-
-
-def _compared(lines: DataFrame, run_date: date) -> DataFrame:
-    """Two revenues of each period and category: of its days before `run_date`, and of what the next period is compared with.
-
-    The latter is the whole period, or as many first days as the next one has completed when that contains `run_date`.
-    """
-    next_start, next_completed = F.col("end"), F.date_diff(F.lit(run_date), F.col("end"))
-    next_end = F.when(F.col("period_type") == "weekly", F.date_add(next_start, 7)).otherwise(
-        F.add_months(next_start, F.when(F.col("period_type") == "monthly", 1).otherwise(3))
-    )
-    next_is_running = (next_start <= F.lit(run_date)) & (F.lit(run_date) < next_end)
-    counts = ~next_is_running | (F.date_diff(F.col("date"), F.col("start")) < next_completed)
-    amount = F.col("total_amount")
-    zero = F.lit(0).cast("decimal(18,2)")
-    return lines.groupBy("period_type", "start", "category").agg(
-        F.sum(F.when(counts, amount).otherwise(zero)).alias("compared"),
-        F.sum(F.when(F.col("date") < F.lit(run_date), amount).otherwise(zero)).alias("completed_revenue"),
-    )
+    return days.select("*", F.inline(F.array(*periods)))
 
 
 def _label() -> Column:

@@ -1,95 +1,131 @@
-"""What events say about customers, products and countries; the dimensions of countries and of days."""
+"""What the new events say about customers, products and countries; the dimensions of countries and of days."""
 
+from collections.abc import Mapping
 from datetime import date
-from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib.facts import order_lines
+from lib.incremental import own_day
 from lib.scd2 import Dimension
 from lib.schemas import CONTRACTS
-from lib.warehouse import Load, read_events, read_realtime, read_warehouse
+from lib.warehouse import Load, read_realtime, read_warehouse
 
 GEOGRAPHY = Dimension(table="dim_geography", key=("country",), type2=())
 
 FIRST_DAY = date(2000, 1, 1)
 
+_AMOUNT = (
+    "(select sum(round((line ->> 'quantity')::numeric * (line ->> 'price')::numeric(18, 4), 2))"
+    " from jsonb_array_elements(products) as line)"
+)
 
-def read_keys(load: Load, column: str) -> DataFrame:
-    """Which keys occur in events of days that aren't settled. Grain: one row per source and key, with its first own `day`.
 
-    `column` is `user_id` or `country`. PostgreSQL groups, so that one row per key leaves it and not one per event.
+def read_countries(load: Load) -> DataFrame:
+    """Which countries occur in new events. Grain: one row per country, with the own day of its first event here."""
+    events = _events({table: "country" for table in CONTRACTS}, {table: unread(load, table) for table in CONTRACTS})
+    query = f"select country, min(day) as first_date from ({events}) as events where country <> '' group by country"
+    return read_realtime(load, query)
+
+
+def read_customer_days(load: Load) -> DataFrame:
+    """What new events say about customers. Grain: one row per customer and booked day with an event.
+
+    The own day of the first of them (`first_date`), and the orders: `transactions`, `spent` (the sum of their lines), the
+    first and the last own day. When the open day ends, those who bought on it have a row for it in any case: their
+    segment is due.
     """
-    sources = []
-    for table, contract in CONTRACTS.items():
-        day = f"min({contract.time} at time zone 'UTC')::date as day"
-        condition = f"{_is_open(load, table)} and {column} <> ''"
-        sources.append(read_realtime(load, f"select {column}, {day} from {table} where {condition} group by {column}"))
-    return reduce(DataFrame.unionByName, sources)
-
-
-def read_orders(load: Load) -> DataFrame:
-    """Transactions that are booked on days that aren't settled. Grain: one row per transaction.
-
-    `id`, `user_id`, the own `day`, the `booked` day, and `amount`, the sum of the lines.
-    """
-    lines = order_lines(_read(load, "transactions", "transaction_id as id, user_id, products::text as products"))
-    return lines.groupBy("id", "user_id", "day", "booked").agg(F.sum("total_amount").alias("amount"))
-
-
-def read_mentions(load: Load) -> DataFrame:
-    """Products in events that are booked on days that aren't settled. Grain: one row per event or order line.
-
-    `product_id`, `category`, `time`, `id` of the event, `line` (0 but for order lines), the own `day` and the `booked` day.
-    """
-    lines = order_lines(_read(load, "transactions", "transaction_id as id, products::text as products"))
-    columns = "event_id as id, product_id, category"
-    singles = [
-        _read(load, table, columns).withColumn("line", F.lit(0)) for table in ("product_view_events", "cart_events")
-    ]
-    names = ["product_id", "category", "time", "id", "line", "day", "booked"]
-    return load.keep(reduce(DataFrame.unionByName, [frame.select(*names) for frame in (lines, *singles)]))
-
-
-def _read(load: Load, table: str, columns: str) -> DataFrame:
-    time = CONTRACTS[table].time
-    events = read_events(
-        load, table, f"{columns}, {time} as time", load.window.open(table), where=_is_open(load, table)
+    places = {table: unread(load, table) for table in CONTRACTS}
+    is_new = places["transactions"]
+    if load.window.since and load.cut.run_date > load.window.settled_before:
+        places["transactions"] = still_open(load, "transactions")
+    booked = {table: load.window.booked_day(table, contract.time) for table, contract in CONTRACTS.items()}
+    columns = {table: f"user_id, {day} as booked, null::numeric as amount" for table, day in booked.items()}
+    columns["transactions"] = (
+        f"user_id, {booked['transactions']} as booked, case when {is_new} then {_AMOUNT} end as amount"
     )
-    booked = load.window.booked_day(table, F.col("ingest_batch_id"), F.col("time"))
-    return events.withColumn("day", F.to_date("time")).withColumn("booked", booked).drop("ingest_batch_id")
+    query = (
+        "select user_id, booked, min(day) as first_date, count(amount) as transactions,"
+        " coalesce(sum(amount), 0)::numeric(18, 2) as spent,"
+        " min(day) filter (where amount is not null) as first_order, max(day) filter (where amount is not null) as last_order"
+        f" from ({_events(columns, places)}) as events group by user_id, booked"
+    )
+    return read_realtime(load, query)
 
 
-def _is_open(load: Load, table: str) -> str:
-    """The SQL condition on a realtime table that finds the events booked on days that aren't settled.
+def read_mentions(load: Load, *, whole_day: bool) -> DataFrame:
+    """Products in new events, or in all of the open day with `whole_day`. Grain: one row per event or order line that counts.
+
+    Of each product, booked day and kind (whether it votes on the category) the first and the last by (time, id, line):
+    nothing else follows from the others. `product_id`, `category`, `time`, `id` of the event, `line` (0 but for order
+    lines), the own day (`first_date`) and the `booked` day.
+    """
+    condition = still_open if whole_day and load.window.since else unread
+    booked = {table: load.window.booked_day(table, contract.time) for table, contract in CONTRACTS.items()}
+    columns = {
+        table: f"product_id, category, {CONTRACTS[table].time} as time, event_id as id, 0 as line, {day} as booked"
+        for table, day in booked.items()
+    }
+    columns["transactions"] = (
+        "line.value ->> 'product_id' as product_id, line.value ->> 'category' as category, transaction_timestamp as time,"
+        f" transaction_id as id, line.number::integer as line, {booked['transactions']} as booked"
+    )
+    lines = "transactions, jsonb_array_elements(products) with ordinality as line (value, number)"
+    events = _events(columns, {table: condition(load, table) for table in CONTRACTS}, {"transactions": lines})
+    query = (
+        "select product_id, category, time, id, line, day as first_date, booked from (select *, row_number() over same as number,"
+        f" lead(line) over same is null as is_last from ({events}) as events window same as ("
+        "partition by product_id, booked, category <> '' and day = booked order by time, id collate \"C\", line)) as ordered"
+        " where number = 1 or is_last"
+    )
+    return read_realtime(load, query)
+
+
+def unread(load: Load, table: str) -> str:
+    """The SQL condition on a realtime table that finds the events that no earlier load has read."""
+    after, upto = load.window.unread(table)
+    return f"ingest_batch_id > {after} and ingest_batch_id <= {upto}"
+
+
+def still_open(load: Load, table: str) -> str:
+    """The SQL condition on a realtime table that finds the events booked on days that aren't settled, read or not.
 
     Of the batches that the first cut of the open day covered, these are the events of that very day; an earlier event
     in them was on time, and is settled. All later batches are booked on the open day or after it.
     """
     after, upto = load.window.open(table)
-    batches = f"ingest_batch_id > {after} and ingest_batch_id <= {upto}"
-    if load.window.since is None:
-        return batches
     time, first = CONTRACTS[table].time, load.window.opened(table)
-    return f"{batches} and (ingest_batch_id > {first} or {time} >= '{load.window.settled_before} 00:00+00')"
+    of_the_day = f"(ingest_batch_id > {first} or {time} >= '{load.window.settled_before} 00:00+00')"
+    return f"ingest_batch_id > {after} and ingest_batch_id <= {upto} and {of_the_day}"
 
 
-def read_current(load: Load, dimension: Dimension) -> DataFrame:
-    """The current versions of a dimension, without the unknown member: key, `effective_date`, attributes."""
-    names = ", ".join((*dimension.key, "effective_date", *dimension.type2, *dimension.type1))
-    return read_warehouse(load, f"select {names} from {dimension.table} where is_current and {dimension.key[0]} <> ''")
+def _events(columns: Mapping[str, str], where: Mapping[str, str], sources: Mapping[str, str] = {}) -> str:
+    """The query for columns of all three kinds of events, and their own `day`."""
+    return " union all ".join(
+        f"select {columns[table]}, {own_day(contract.time)} as day from {sources.get(table, table)} where {where[table]}"
+        for table, contract in CONTRACTS.items()
+    )
 
 
-def first_days(frame: DataFrame, key: str) -> DataFrame:
-    """The own day of each key's first event here, as `first_date`: where the start of its first version may move back to."""
-    return frame.groupBy(key).agg(F.min("day").alias("first_date"))
+def read_beside_current(load: Load, dimension: Dimension, query: str) -> DataFrame:
+    """The rows of a query on the warehouse, and the current version of the key of each, if it has one (`known_…`)."""
+    names = ("effective_date", *dimension.type2, *dimension.type1)
+    known = ", ".join(f"c.{name} as known_{name}" for name in names)
+    same = " and ".join(f"c.{name} = n.{name}" for name in dimension.key)
+    return read_warehouse(
+        load, f"select n.*, {known} from ({query}) as n left join {dimension.table} c on {same} and c.is_current"
+    )
 
 
-def countries(events: DataFrame) -> DataFrame:
+def countries(found: DataFrame) -> DataFrame:
     """Rows of `dim_geography`. Grain: one row per country that occurs, from the day of its first event on."""
-    named = events.where("country <> ''").groupBy("country").agg(F.min("day").alias("effective_date"))
-    return named.withColumn("end_date", F.lit(None).cast("date")).withColumn("is_current", F.lit(True))
+    return found.select(
+        "country",
+        F.col("first_date").alias("effective_date"),
+        F.lit(None).cast("date").alias("end_date"),
+        F.lit(True).alias("is_current"),
+        "first_date",
+    )
 
 
 def calendar(session: SparkSession, run_date: date) -> DataFrame:
@@ -97,7 +133,7 @@ def calendar(session: SparkSession, run_date: date) -> DataFrame:
 
     `day_of_week` is 1 (Monday) to 7, `week_of_year` the ISO week.
     """
-    bounds = session.range(1).select(
+    bounds = session.range(1, numPartitions=1).select(
         F.explode(F.sequence(F.lit(FIRST_DAY), F.lit(date(run_date.year + 1, 12, 31)))).alias("date")
     )
     weekday = F.weekday("date") + 1

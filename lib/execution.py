@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 import psutil
 import scrapbook  # noqa: F401  # lib.report imports it where it is first used, which would be in every run
@@ -23,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
-from lib import html, report
+from lib import html, kernel, report
 from lib.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
 from lib.settings import ROOT
 
@@ -49,6 +51,18 @@ class AtomicHandler(LocalHandler):  # type: ignore[misc]  # papermill has no typ
 papermill_io.register("/", AtomicHandler())
 
 
+def _render_once() -> None:
+    """Render a first report, which compiles templates, schemas and patterns: a quarter of a second for each run otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = Path(folder, "etl", "x", "2000-01-01", "x.ipynb")
+        notebook.parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# x")]), notebook)
+        html.render(notebook, notebook.with_suffix(".html"), assets=Path(folder, "assets"))
+
+
+_render_once()
+
+
 def work(assignment: Assignment, pipe: Connection) -> None:
     """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
 
@@ -57,8 +71,9 @@ def work(assignment: Assignment, pipe: Connection) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(assignment.environment, **{RUN_VARIABLE: assignment.run_id})
-    threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
     _redirect_output(assignment.log)
+    kernel.stand_by()
+    threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
     error, code = _execute(assignment, pipe.send)
     own, latest = assignment.reports
     html.render(assignment.notebook, own, assets=assignment.assets, error=error)
@@ -74,7 +89,7 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     """What went wrong, and the exit code that says so."""
     watch = _Watch(assignment, send)
     # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
-    kernel = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
+    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
     try:
         papermill.execute_notebook(
             str(assignment.source),
@@ -85,7 +100,7 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
             cwd=str(ROOT),
             log_output=False,
             progress_bar=False,
-            config=Config(KernelManager=kernel),
+            config=Config(NotebookClient={"kernel_manager_class": kernel.Manager}, KernelManager=manager),
             on_cell_start=watch.cell_start,
             on_cell_executed=watch.cell_end,
         )
@@ -140,8 +155,8 @@ class _Watch:
         """Give the cell at work a KeyboardInterrupt; a saver catches it, and goes on to its receipt."""
         if self.in_cell:
             self.asked_to_stop = False
-            for kernel in psutil.Process().children():
-                os.killpg(kernel.pid, signal.SIGINT)
+            for child in psutil.Process().children():
+                os.killpg(child.pid, signal.SIGINT)
 
 
 def _sections(cells: list[NotebookNode]) -> list[str]:
@@ -172,5 +187,4 @@ def _end_with_scheduler(run_id: str) -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
-    kill(run_id)
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill(run_id, os.getpid())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
 from psycopg2 import sql
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -105,35 +106,57 @@ def _rows(frame: DataFrame, fact: Fact) -> DataFrame:
     return dedup.first_of_each(rows, fact.keys, [fact.time, "ingest_batch_id"])
 
 
-def merge(load: Load, fact: Fact, rows: DataFrame) -> int:
-    """Insert the rows that the fact doesn't hold yet, and return their number.
+def stage(load: Load, fact: Fact, rows: DataFrame) -> str:
+    """Stage rows with natural keys, and return the staging table's name."""
+    more = {"user_id": "varchar(100)", "product_id": "varchar(100)", "country": "varchar(100)", "event_date": "date"}
+    return load.stage(fact.table, rows, like=fact.table, **more)
+
+
+def merge(load: Load, fact: Fact, staged: str) -> int:
+    """Insert the staged rows that the fact doesn't hold yet, count them into `ops.fact_days`, and return their number.
 
     Each gets the dimension versions that were valid on the event's own day; a key that no dimension has fails the load
     (the column is NOT NULL), and a country that is absent is member -1.
     """
-    more = {"user_id": "varchar(100)", "product_id": "varchar(100)", "country": "varchar(100)", "event_date": "date"}
-    staged = load.stage(fact.table, rows, like=fact.table, **more)
     own = sql.SQL(", ").join(
         sql.SQL("s.{}").format(sql.Identifier(name)) for name in (*fact.columns, "ingest_batch_id")
     )
-    return load.execute(
-        sql.SQL(
-            "insert into {fact} (event_id, {dimensions}, {names}, ingest_batch_id)"
-            " select s.event_id, d.date_id, c.customer_id, p.product_id_pk, g.geography_id, {own}"
-            " from staging.{staged} s"
-            " left join dim_date d on d.date = s.event_date"
-            " left join dim_customers c on c.user_id = s.user_id and s.event_date >= c.effective_date"
-            " and (c.end_date is null or s.event_date < c.end_date)"
-            " left join dim_products p on p.product_id = s.product_id and s.event_date >= p.effective_date"
-            " and (p.end_date is null or s.event_date < p.end_date)"
-            " left join dim_geography g on g.country = coalesce(s.country, '')"
-            " where {new}"
-        ).format(
-            fact=sql.Identifier(fact.table),
-            dimensions=sql.SQL(", ").join(map(sql.Identifier, _DIMENSIONS)),
-            names=sql.SQL(", ").join(map(sql.Identifier, fact.columns)),
-            own=own,
-            staged=sql.Identifier(staged),
-            new=dedup.unless_known(fact.table, "s", fact.keys),
-        )
+    statement = sql.SQL(
+        "with added as ("
+        " insert into {fact} (event_id, {dimensions}, {names}, ingest_batch_id)"
+        " select s.event_id, d.date_id, c.customer_id, p.product_id_pk, g.geography_id, {own}"
+        " from staging.{staged} s"
+        " left join dim_date d on d.date = s.event_date"
+        " left join dim_customers c on c.user_id = s.user_id and s.event_date >= c.effective_date"
+        " and (c.end_date is null or s.event_date < c.end_date)"
+        " left join dim_products p on p.product_id = s.product_id and s.event_date >= p.effective_date"
+        " and (p.end_date is null or s.event_date < p.end_date)"
+        " left join dim_geography g on g.country = coalesce(s.country, '')"
+        " where {new} returning date_id, {amount} as amount"
+        "), counted as ("
+        " insert into ops.fact_days as f (fact, date_id, row_count, amount)"
+        " select {name}, date_id, count(*), sum(amount) from added group by date_id"
+        " on conflict (fact, date_id) do update"
+        " set row_count = f.row_count + excluded.row_count,"
+        " amount = coalesce(f.amount + excluded.amount, f.amount, excluded.amount)"
+        ") select count(*) from added"
+    ).format(
+        fact=sql.Identifier(fact.table),
+        dimensions=sql.SQL(", ").join(map(sql.Identifier, _DIMENSIONS)),
+        names=sql.SQL(", ").join(map(sql.Identifier, fact.columns)),
+        own=own,
+        staged=sql.Identifier(staged),
+        new=dedup.unless_known(fact.table, "s", fact.keys),
+        amount=sql.SQL("total_amount" if "total_amount" in fact.columns else "null::numeric"),
+        name=sql.Literal(fact.table),
+    )
+    return int(load.query(statement).iloc[0, 0])
+
+
+def by_day(load: Load, fact: Fact) -> pd.DataFrame:
+    """Rows of the fact, and the sum of its amounts (`amount`), by the day of the event."""
+    return load.query(
+        "select date, row_count as rows, amount from ops.fact_days join dim_date using (date_id)"
+        " where fact = %s order by date",
+        fact.table,
     )

@@ -61,6 +61,12 @@ def _grain(value: Any) -> str:
     return value
 
 
+def _snapshots(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", value):
+        raise ValueError("has to be the table's column that holds the run date, as analysis_date")
+    return value
+
+
 def _timeout(value: Any) -> timedelta:
     match = re.fullmatch(r"([1-9][0-9]*)([smh])", value) if isinstance(value, str) else None
     if not match:
@@ -79,6 +85,7 @@ _READERS = {
     "reads": _reads,
     "writes": _writes,
     "grain": _grain,
+    "snapshots": _snapshots,
     "timeout": _timeout,
     "retries": _retries,
 }

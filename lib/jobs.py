@@ -39,7 +39,10 @@ class JobError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook that the scheduler runs; `name` is its folder and file name, as `etl/fact_sales`."""
+    """A notebook that the scheduler runs; `name` is its folder and file name, as `etl/fact_sales`.
+
+    `snapshots` is the column of its table that holds the run date, when each run date has rows of its own.
+    """
 
     name: str
     path: Path
@@ -47,6 +50,7 @@ class Job:
     reads: tuple[str, ...] = ()
     writes: str | None = None
     grain: str = ""
+    snapshots: str = ""
     timeout: timedelta = timedelta(minutes=10)
     retries: int = 0
     title: str = ""
@@ -148,6 +152,18 @@ def dependencies(jobs: Iterable[Job]) -> dict[str, set[str]]:
     jobs = list(jobs)
     writers = {job.writes: job.name for job in jobs if job.writes}
     return {job.name: {writers[table] for table in job.reads if table in writers} - {job.name} for job in jobs}
+
+
+def upstream(jobs: Iterable[Job], chosen: Iterable[Job]) -> list[Job]:
+    """The jobs among `jobs` that the chosen ones depend on, directly or not, in the order of `jobs`."""
+    jobs = list(jobs)
+    edges = dependencies(jobs)
+    found: set[str] = set()
+    to_see = {name for job in chosen for name in edges[job.name]}
+    while to_see:
+        found |= to_see
+        to_see = {further for name in to_see for further in edges[name]} - found
+    return [job for job in jobs if job.name in found]
 
 
 def order(jobs: Iterable[Job]) -> list[Job]:

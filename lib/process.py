@@ -77,12 +77,18 @@ def _work(assignment: Assignment, pipe: Connection) -> None:
     execution.work(assignment, pipe)
 
 
-def kill(run_id: str, pid: int | None = None) -> None:
-    """Kill a run's process, then every process that carries its id: a kernel has a session of its own."""
-    if pid is not None:
+def kill(run_id: str, pid: int, *, ended: bool = False) -> None:
+    """Kill what belongs to a run: its process, its session (the kernel is in it), and every process that carries its id.
+
+    `ended` says that the process itself is gone. Its number belongs to another one by now if there is a process with it:
+    the system doesn't hand out the number of a session that has members.
+    """
+    reused = ended and psutil.pid_exists(pid)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            in_session = not reused and os.getsid(process.pid) == pid
+            if process.pid != pid and (in_session or process.environ().get(RUN_VARIABLE) == run_id):
+                process.kill()
+    if not ended:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run_id:
-                process.kill()

@@ -1,58 +1,108 @@
-"""The product dimension: category as type 2. Computation only."""
+"""The product dimension: category as type 2, and the votes of the open day that later loads need."""
 
 from datetime import date
 
-from pyspark.sql import DataFrame
+from psycopg2 import sql
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lib import scd2
 from lib.scd2 import Dimension
+from lib.warehouse import Load
 
 PRODUCTS = Dimension(table="dim_products", key=("product_id",), type2=("category",), type1=("first_booked_date",))
 
 
+def product_versions(mentions: DataFrame, settled_before: date, run_date: date) -> DataFrame:
+    """Versions of the products in `mentions` from the current one on; the input of `scd2.apply`.
+
+    A product begins on the day of its first event, with the earliest category of its first booked day, else `Unknown`;
+    while that day is open, this changes in place. The last category of each booked day before `run_date` takes effect on
+    the following day. `settled_before` is the first day that no load has settled.
+
+    Parameters
+    ----------
+    mentions
+        One row per event or order line that counts (`dimensions.read_mentions`): `product_id`, `category`, `time`, `id`,
+        `line`, `first_date`, `booked`; beside it the current version, if there is one (`known_…`).
+    """
+    of_product = Window.partitionBy("product_id")
+    known_from, known_booked = F.col("known_effective_date"), F.col("known_first_booked_date")
+    first_booked = F.coalesce(known_booked, F.min("booked").over(of_product))
+    begins = F.coalesce(known_from, F.min("first_date").over(of_product))
+    is_young = known_booked.isNull() | (known_booked >= F.lit(settled_before))
+    day = votes(mentions).select(
+        "product_id",
+        first_booked.alias("first_booked_date"),
+        F.when(known_from.isNotNull(), _change(known_from, F.col("known_category"), F.lit(True))).alias("known"),
+        F.when(
+            is_young & (F.col("booked") == first_booked),
+            _change(begins, F.coalesce("first", F.lit("Unknown")), F.lit(False)),
+        ).alias("beginning"),
+        F.when(
+            (F.col("booked") < F.lit(run_date)) & F.col("last").isNotNull(),
+            _change(F.date_add("booked", 1), F.col("last"), F.lit(False)),
+        ).alias("voted"),
+    )
+    changes = day.select("product_id", "first_booked_date", F.inline(F.array("known", "beginning", "voted")))
+    once = changes.where("effective_date is not null").distinct()
+    return scd2.collapse(once, key=PRODUCTS.key, attributes=PRODUCTS.type2)
+
+
 def votes(mentions: DataFrame) -> DataFrame:
-    """The category of each product and day. Grain: one row per product and booked day with a vote.
+    """The category of each product and day. Grain: one row per product and booked day, with the current version.
 
     An event that carries a category votes on its own day, unless it is late. `first` is the earliest vote of the day by
     (time, id, line), `last` the latest; `All`, the name of the total, counts as `Unknown`.
     """
-    order = F.struct("time", "id", "line")
+    order = F.when(F.expr("category <> '' and first_date = booked"), F.struct("time", "id", "line"))
     category = F.when(F.col("category") == "All", "Unknown").otherwise(F.col("category"))
-    on_time = mentions.where("category <> '' and day = booked").withColumn("category", category)
-    return on_time.groupBy("product_id", "booked").agg(
-        F.min_by("category", order).alias("first"), F.max_by("category", order).alias("last")
+    known = [name for name in mentions.columns if name.startswith("known_")]
+    return mentions.groupBy("product_id", "booked", *known).agg(
+        F.min_by(category, order).alias("first"),
+        F.max_by(category, order).alias("last"),
+        F.min("first_date").alias("first_date"),
     )
 
 
-def product_versions(mentions: DataFrame, current: DataFrame, settled_before: date, run_date: date) -> DataFrame:
-    """Versions of the products that occur in `mentions`; the input of `scd2.apply`.
+def _change(effective_date: Column, category: Column, is_known: Column) -> Column:
+    return F.struct(effective_date.alias("effective_date"), category.alias("category"), is_known.alias("is_known"))
 
-    A product begins on the day of its first event, with the earliest category of its first booked day, else `Unknown`;
-    while that day is open, this changes in place. The last category of each booked day before `run_date` takes effect on
-    the following day. `current` has the current versions, `settled_before` is the first day that no load has settled.
+
+def has_votes(load: Load) -> bool:
+    """Whether votes of the open day are kept; without, all of it has to be read again."""
+    return bool(load.query("select exists (select from ops.product_votes)").iloc[0, 0])
+
+
+def votes_query(load: Load, staged: str) -> str:
+    """The query for the staged mentions, and for the votes of days that weren't settled before this load.
+
+    When the open day ends, these are the votes of every product: its category is due.
     """
-    day = votes(mentions)
-    seen = mentions.groupBy("product_id").agg(F.min("booked").alias("booked"), F.min("day").alias("day"))
-    known = current.select(
-        "product_id", F.col("effective_date").alias("started"), F.col("first_booked_date").alias("known_booked")
+    kept = f"booked >= '{load.window.settled_before}'"
+    if load.cut.run_date == load.window.settled_before:
+        kept += f' and product_id in (select product_id from staging."{staged}")'
+    columns = "product_id, category, time, id, line"
+    return (
+        f'select {columns}, first_date, booked from staging."{staged}"'
+        f" union all select {columns}, booked, booked from ops.product_votes where {kept}"
     )
-    is_young = F.col("known_booked").isNull() | (F.col("known_booked") >= F.lit(settled_before))
-    firsts = seen.join(known, "product_id", "left").select(
-        "product_id",
-        F.coalesce("known_booked", "booked").alias("booked"),
-        F.coalesce("started", "day").alias("effective_date"),
-        is_young.alias("is_young"),
+
+
+def keep_votes(load: Load, staged: str) -> None:
+    """Keep the first and the last vote of each product on the day that this load leaves open, and no older ones."""
+    load.execute("delete from ops.product_votes where booked < %s", load.cut.run_date)
+    load.execute(
+        sql.SQL(
+            "insert into ops.product_votes (product_id, category, time, id, line, booked)"
+            " select product_id, category, time, id, line, booked from staging.{}"
+            " where category <> '' and first_date = booked and booked >= %s on conflict do nothing"
+        ).format(sql.Identifier(staged)),
+        load.cut.run_date,
     )
-    first_category = F.coalesce("first", F.lit("Unknown")).alias("category")
-    beginnings = (
-        firsts.where("is_young")
-        .join(day.select("product_id", "booked", "first"), ["product_id", "booked"], "left")
-        .select("product_id", "effective_date", first_category)
+    place = "(v.time, v.id, v.line)"
+    other = "select from ops.product_votes o where (o.product_id, o.booked) = (v.product_id, v.booked)"
+    load.execute(
+        f"delete from ops.product_votes v where exists ({other} and (o.time, o.id, o.line) < {place})"
+        f" and exists ({other} and (o.time, o.id, o.line) > {place})"
     )
-    later = day.where(F.col("booked") < F.lit(run_date)).select(
-        "product_id", F.date_add("booked", 1).alias("effective_date"), F.col("last").alias("category")
-    )
-    touched = current.join(seen.select("product_id"), "product_id", "left_semi")
-    made = scd2.versions(beginnings.unionByName(later), touched, key=PRODUCTS.key, attributes=PRODUCTS.type2)
-    return made.join(firsts.select("product_id", F.col("booked").alias("first_booked_date")), "product_id")

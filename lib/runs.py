@@ -104,8 +104,8 @@ def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None
         try:
             code, ended_by = _follow(run, process, pipe, stop, notify)
         finally:
-            # A process that has ended has given its number back.
-            kill(run.run_id, process.pid if code in (None, LOST) else None)
+            assert process.pid is not None
+            kill(run.run_id, process.pid, ended=code not in (None, LOST))
             pipe.close()
     _conclude(run, code, ended_by, assignment.log)
 
@@ -126,6 +126,7 @@ def _follow(
             deadline = now + (STOP_SECONDS if stop.is_set() else TIMEOUT_SECONDS)
             process.terminate()
         elif ended_by is not None and now >= deadline:
+            assert process.pid is not None
             kill(run.run_id, process.pid)
     return code, ended_by
 

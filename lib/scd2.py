@@ -53,18 +53,30 @@ def versions(changes: DataFrame, current: DataFrame, *, key: Sequence[str], attr
         the value that is valid already makes no version, NULL being a value like any other.
     """
     columns = [*key, "effective_date", *attributes]
-    started = current.select(*key, F.col("effective_date").alias("_current_from"))
-    settled = F.col("_current_from").isNotNull() & (F.col("effective_date") < F.col("_current_from"))
-    open_changes = changes.select(*columns).join(started, list(key), "left").where(~settled)
-    replaced = open_changes.where("effective_date = _current_from").select(*key, F.lit(True).alias("_replaced"))
-    kept = current.select(*columns).join(replaced, list(key), "left").where("_replaced is null").drop("_replaced")
-    history = kept.unionByName(open_changes.drop("_current_from"))
+    known = current.select(*columns, F.lit(True).alias("is_known"))
+    return collapse(
+        known.unionByName(changes.select(*columns, F.lit(False).alias("is_known"))), key=key, attributes=attributes
+    )
 
-    by_day = Window.partitionBy(*key).orderBy("effective_date")
+
+def collapse(history: DataFrame, *, key: Sequence[str], attributes: Sequence[str]) -> DataFrame:
+    """As `versions`, from one frame: the changes, and the current version of a key as the row that `is_known`.
+
+    Takes one sort by key, and no join. Further columns of `history` are kept: they are those of the change that made the
+    version.
+    """
+    of_key = Window.partitionBy(*key)
+    in_order = of_key.orderBy("effective_date", F.desc("is_known"))
+    whole = in_order.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    current_from = F.max(F.when(F.col("is_known"), F.col("effective_date"))).over(whole)
+    is_settled = F.coalesce(F.col("effective_date") < current_from, F.lit(False))
+    is_replaced = F.col("is_known") & F.lead("effective_date").over(in_order).eqNullSafe(F.col("effective_date"))
+    valid = history.withColumn("is_void", is_settled | is_replaced).where("not is_void").drop("is_void", "is_known")
+
+    by_day = of_key.orderBy("effective_date")
     value = F.struct(*attributes)
-    before = F.lag(value).over(by_day)
-    is_change = (F.row_number().over(by_day) == 1) | ~value.eqNullSafe(before)
-    distinct = history.withColumn("_is_change", is_change).where("_is_change").drop("_is_change")
+    is_change = (F.row_number().over(by_day) == 1) | ~value.eqNullSafe(F.lag(value).over(by_day))
+    distinct = valid.withColumn("is_change", is_change).where("is_change").drop("is_change")
     return distinct.withColumn("end_date", F.lead("effective_date").over(by_day)).withColumn(
         "is_current", F.col("end_date").isNull()
     )
@@ -116,17 +128,19 @@ def apply(load: Load, dimension: Dimension, staged: str) -> Applied:
 
 
 def move_starts(load: Load, dimension: Dimension, staged: str) -> int:
-    """Move the start of each key's first version back to the staged `first_date`, where that is earlier.
+    """Move the start of each key's first version back to the earliest staged `first_date`, where that is earlier.
 
-    `staged` has one row per key. Nothing else of the past changes.
+    Nothing else of the past changes.
     """
     return load.execute(
         sql.SQL(
-            "update {table} d set effective_date = s.first_date, changed_by_cut = {cut} from staging.{staged} s"
+            "update {table} d set effective_date = s.first_date, changed_by_cut = {cut}"
+            " from (select {key}, min(first_date) as first_date from staging.{staged} group by {key}) as s"
             " where {same} and s.first_date < d.effective_date"
             " and not exists (select from {table} e where {earlier} and e.effective_date < d.effective_date)"
         ).format(
             table=sql.Identifier(dimension.table),
+            key=sql.SQL(", ").join(map(sql.Identifier, dimension.key)),
             cut=sql.Literal(load.cut.cut_id or None),
             staged=sql.Identifier(staged),
             same=sql.SQL(" and ").join(_equal(name) for name in dimension.key),

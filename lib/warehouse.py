@@ -1,10 +1,11 @@
 """Reading both databases into Spark, and one job's load of the warehouse: stage, then one transaction with its checks."""
 
+import time
 import uuid
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ from lib.settings import settings
 
 BATCH_SIZE = 5000
 FETCH_SIZE = 10_000
+ROWS_PER_PARTITION = 50_000
+"""Fewer rows aren't worth a second task, nor a shuffle afterwards."""
 IDLE_MINUTES = 10
 STALE_HOURS = 12
 
@@ -36,55 +39,64 @@ class Load:
     connection: Connection
     window: Window
     publish: bool
+    past: bool = False
+    """Whether the run date lies before that of the cut: one snapshot is written, and the watermark stays."""
     staged: list[str] = field(default_factory=list)
-    kept: list[DataFrame] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
+    """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
 
     @property
     def cut(self) -> Cut:
         """The cut that this run reads up to."""
         return self.window.cut
 
-    def keep(self, frame: DataFrame) -> DataFrame:
-        """Keep a frame that is used more than once on the Spark server until `finish`."""
-        self.kept.append(frame.cache())
-        return frame
-
     def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
         """Write a frame into an unlogged staging table, whose name is returned.
 
         Its columns have the types of the columns of the table `like` with the same name; `more` gives the types of others.
         """
-        table = f"{name}_{uuid.uuid4().hex[:12]}"
         columns = [
             sql.SQL("null::{} as {}").format(sql.SQL(more[column]), sql.Identifier(column))
             if column in more
             else sql.Identifier(column)
             for column in frame.columns
         ]
-        create = sql.SQL("create unlogged table staging.{} as select {} from {} limit 0").format(
-            sql.Identifier(table), sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
+        empty = sql.SQL("select {} from {} limit 0").format(
+            sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
         )
-        with closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
-            cursor.execute(create)
-            cursor.execute(
-                sql.SQL("comment on table staging.{} is %s").format(sql.Identifier(table)),
-                [datetime.now(UTC).isoformat()],
-            )
-        self.staged.append(table)
+        table = self.stage_query(name, empty)
         options = jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
-        frame.write.format("jdbc").options(**options).mode("append").save()
+        with self._waiting_for("spark"):
+            frame.write.format("jdbc").options(**options).mode("append").save()
         self.execute(sql.SQL("analyze staging.{}").format(sql.Identifier(table)))
+        return table
+
+    def stage_query(self, name: str, query: str | sql.Composable) -> str:
+        """Keep the rows of a query on the warehouse in an unlogged staging table, whose name is returned."""
+        table = f"{name}_{uuid.uuid4().hex[:12]}"
+        place = sql.Identifier("staging", table)
+        rows = query if isinstance(query, sql.Composable) else sql.SQL(query)
+        with self._waiting_for("postgres"), closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+            cursor.execute(sql.SQL("create unlogged table {} as {}").format(place, rows))
+            cursor.execute(sql.SQL("comment on table {} is %s").format(place), [datetime.now(UTC).isoformat()])
+        self.staged.append(table)
         return table
 
     def execute(self, statement: sql.Composable | str, *parameters: Any) -> int:
         """Run one statement in the load's transaction, and return the number of rows that it touched."""
-        with self.connection.cursor() as cursor:
+        with self._waiting_for("postgres"), self.connection.cursor() as cursor:
             cursor.execute(statement, parameters)
             return int(cursor.rowcount)
 
+    @contextmanager
+    def _waiting_for(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[what] += time.monotonic() - began
+
     def insert_new(self, table: str, staged: str, key: Sequence[str]) -> int:
         """Insert the staged rows whose key the table doesn't have, and return their number."""
-        names = sql.SQL(", ").join(map(sql.Identifier, self._columns(staged)))
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns(staged, table)))
         statement = "insert into {table} ({names}) select {names} from staging.{staged} as staged where {new}"
         new = dedup.unless_known(table, "staged", key)
         target, source = sql.Identifier(*table.split(".")), sql.Identifier(staged)
@@ -95,7 +107,7 @@ class Load:
 
         `touch` names a column that takes the time of a replacement.
         """
-        columns = self._columns(staged)
+        columns = self._columns(staged, table)
         values = [sql.Identifier(name) for name in columns if name not in key]
         sets = [sql.SQL("{0} = excluded.{0}").format(name) for name in values]
         sets += [sql.SQL("{} = clock_timestamp()").format(sql.Identifier(touch))] if touch else []
@@ -123,48 +135,72 @@ class Load:
         target, source = sql.Identifier(table), sql.Identifier(staged)
         return self.execute(sql.SQL(statement).format(target, sql.SQL(among), source, same))
 
-    def _columns(self, staged: str) -> list[str]:
-        query = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 order by attnum"
-        return list(self.query(query, f'staging."{staged}"')["attname"])
+    def _columns(self, staged: str, table: str) -> list[str]:
+        """The staged columns that the table has, too."""
+        query = (
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and attname in"
+            " (select attname from pg_attribute where attrelid = %s::regclass) order by attnum"
+        )
+        return list(self.query(query, f'staging."{staged}"', table)["attname"])
 
     def query(self, statement: sql.Composable | str, *parameters: Any) -> pd.DataFrame:
         """The rows of a query as the load's transaction sees them."""
-        return database.frame(self.connection, statement, parameters)
+        with self._waiting_for("postgres"):
+            return database.frame(self.connection, statement, parameters)
 
     def count(self, table: str, condition: str = "true") -> int:
         """The number of rows of a table that meet an SQL condition, as the load's transaction sees them."""
-        statement = sql.SQL("select count(*) from {} where {}").format(sql.Identifier(table), sql.SQL(condition))
+        place = sql.Identifier(*table.split("."))
+        statement = sql.SQL("select count(*) from {} where {}").format(place, sql.SQL(condition))
         return int(self.query(statement).iloc[0, 0])
 
     def finish(self) -> str:
         """Move the job's watermark and commit; without `publish` roll everything back. Say which of the two in a sentence."""
         with self.connection.cursor() as cursor:
             cut = self.cut if self.cut.cut_id else incremental.store_cut(cursor, self.cut)
-            incremental.advance(cursor, self.job, cut)
-        if self.publish:
-            self.connection.commit()
-        else:
-            self.connection.rollback()
-        _drop(self.staged)
-        self.connection.close()
-        for frame in self.kept:
-            frame.unpersist()
-        spark.close(self.session)
+            if not self.past:
+                incremental.advance(cursor, self.job, cut)
+        with self._waiting_for("postgres"):
+            if self.publish:
+                self.connection.commit()
+            else:
+                self.connection.rollback()
+        self._close()
         done = "committed" if self.publish else "rolled back, since `publish` is off"
         return f"{self.job} has read up to the cut of {cut.run_date}; {done}"
+
+    def abandon(self) -> None:
+        """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
+        self.connection.rollback()
+        self._close()
+
+    def _close(self) -> None:
+        _drop(self.staged)
+        self.connection.close()
+        spark.close(self.session)
 
 
 def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, behind: Sequence[str] = ()) -> Load:
     """Begin a job's load: a Spark session, the window from its watermark to the cut, and a transaction.
 
-    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A load by hand that is left
-    open gives its locks back after ten minutes: PostgreSQL ends its connection.
+    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A run date before that of
+    the cut is for jobs that keep snapshots: it makes the one of that day. A load by hand that is left open gives its locks
+    back after ten minutes: PostgreSQL ends its connection.
+
+    Raises
+    ------
+    ValueError
+        When the run date lies before that of the cut, and the job keeps no snapshots.
     """
     connection = database.connect("warehouse")
     with connection.cursor() as cursor:
         cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
-        upto = incremental.find_cut(cursor, cut, run_date)
-        window = incremental.window(cursor, job, incremental.at_most(cursor, upto, behind))
+        upto = incremental.at_most(cursor, incremental.find_cut(cursor, cut, run_date), behind)
+        day = date.fromisoformat(run_date) if run_date else upto.run_date
+        past = day < upto.run_date
+        if past:
+            _need_snapshots(job, day, upto)
+        window = incremental.past_window(upto, day) if past else incremental.window(cursor, job, upto)
         cursor.execute(
             "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
             " and obj_description(oid)::timestamptz < %s",
@@ -173,7 +209,18 @@ def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, 
         stale = [row[0] for row in cursor.fetchall()]
     connection.commit()
     _drop(stale)
-    return Load(job, spark.batch(), connection, window, publish)
+    return Load(job, spark.batch(), connection, window, publish, past)
+
+
+def _need_snapshots(job: str, day: date, cut: Cut) -> None:
+    # only runs for past days need the front matter, and what reads it takes long to import
+    from lib import jobs
+
+    declared, _ = jobs.parse(job, settings().notebooks_dir / f"{job}.ipynb")
+    if declared is None or not declared.snapshots:
+        raise ValueError(
+            f"{job} keeps no snapshots, so a run for {day} would overwrite rows of a later day; its cut is of {cut.run_date}"
+        )
 
 
 def _drop(tables: list[str]) -> None:
@@ -201,7 +248,7 @@ def jdbc(name: str) -> dict[str, str]:
 
 
 def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, where: str = "true") -> DataFrame:
-    """The rows of a realtime table whose batch is in `(after, upto]`, read in parallel by ranges of batches.
+    """The rows of a realtime table whose batch is in `(after, upto]`, many of them in parallel by ranges of batches.
 
     `columns` is a list for PostgreSQL's SELECT, `where` an SQL condition; `ingest_batch_id` comes with the columns.
     """
@@ -211,11 +258,26 @@ def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], 
         f" where ingest_batch_id > {after} and ingest_batch_id <= {upto} and {where}) as events"
     )
     options = jdbc("realtime") | {"dbtable": query}
-    partitions = min(settings().spark_parallelism, upto - after)
-    if partitions > 1:
-        bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
-        options |= bounds | {"numPartitions": str(partitions)}
+    partitions = min(settings().spark_parallelism, upto - after, 1 + _ledger_rows(table, batches) // ROWS_PER_PARTITION)
+    if partitions <= 1:
+        return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
+    bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
+    options |= bounds | {"numPartitions": str(partitions)}
     return load.session.read.format("jdbc").options(**options).load()
+
+
+def _ledger_rows(table: str, batches: tuple[int, int]) -> int:
+    query = (
+        "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
+        " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
+    )
+    with closing(database.connect("realtime")) as connection:
+        return int(database.frame(connection, query, [table, *batches]).iloc[0, 0])
+
+
+def _in_one_piece(frame: DataFrame) -> DataFrame:
+    """A frame of one partition, which Spark then knows: windows and joins of such frames take no shuffle."""
+    return frame.coalesce(1)
 
 
 def read_realtime(load: Load, query: str) -> DataFrame:
@@ -230,4 +292,4 @@ def read_warehouse(load: Load, query: str) -> DataFrame:
 
 def _read_query(load: Load, name: str, query: str) -> DataFrame:
     options = jdbc(name) | {"dbtable": f"({query}) as rows"}
-    return load.session.read.format("jdbc").options(**options).load()
+    return _in_one_piece(load.session.read.format("jdbc").options(**options).load())

@@ -5,8 +5,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 
+import psycopg2
 import pytest
+from kafka.admin import NewTopic
+from pyspark.sql import SparkSession
 
 from lib import scratch
 
@@ -16,9 +21,14 @@ os.environ.update(scratch.environment(FOLDER), GM_SPARK_DRIVER_MEMORY="1g")
 
 import line as telling  # noqa: E402
 import stored  # noqa: E402
+from world import World  # noqa: E402
 
+from lib import migrate, spark, stream  # noqa: E402
 from lib import stack as parts_of_stack  # noqa: E402
+from lib.schemas import CART_EVENTS  # noqa: E402
 from lib.settings import ROOT, Settings, settings  # noqa: E402
+
+WORLDS = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +78,38 @@ def warehouse(stack: Settings) -> Iterator[stored.Connection]:
     """An administrator's connection to the warehouse."""
     with stored.connected(stack, "warehouse") as connection:
         yield connection
+
+
+@pytest.fixture(scope="module")
+def session(stack: Settings) -> Iterator[SparkSession]:
+    """A session on the speed layer's server."""
+    session = spark.speed()
+    yield session
+    spark.close(session)
+
+
+@pytest.fixture
+def world(stack: Settings, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A topic of three partitions, and a realtime database of the test's own that `lib` takes for the real one."""
+    name = f"world{next(WORLDS)}"
+    with stored.connected(stack, "realtime") as connection:
+        connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
+        with connection.cursor() as cursor:
+            cursor.execute(f"create database {name}")
+    for dsn in ("realtime_dsn", "realtime_admin_dsn"):
+        monkeypatch.setattr(stack, dsn, getattr(stack, dsn).rpartition("/")[0] + f"/{name}")
+    migrate.migrate(stack, "realtime")
+    monkeypatch.setattr(stream, "LOOK_SECONDS", 1)
+    world = World(stack, session, name, replace(CART_EVENTS, topic=name))
+    with world.admin() as admin:
+        admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
+    return world
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test is wanted."""
+    return bool(request.config.getoption("soak"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -137,6 +137,18 @@ def test_up_to_each_cut_the_facts_hold_every_order_line_view_and_cart_event(
     assert len(state.tables[fact]) == stored.scalar(realtime, query, state.cuts[-1][table])
 
 
+@pytest.mark.usefixtures("line")
+def test_what_is_counted_by_day_is_what_the_facts_hold(warehouse: stored.Connection) -> None:
+    counted = stored.rows(warehouse, "select fact, date_id, row_count, amount from ops.fact_days order by 1, 2")
+    held = "select '{0}' as fact, date_id, count(*) as row_count, {1} as amount from {0} group by date_id"
+    facts = {"fact_sales": "sum(total_amount)", "fact_cart_events": "sum(total_amount)"} | {
+        "fact_product_views": "null"
+    }
+    query = " union all ".join(held.format(*fact) for fact in facts.items())
+    assert counted == stored.rows(warehouse, f"{query} order by 1, 2")
+    assert len(counted) > 30
+
+
 def test_every_dead_letter_is_kept_as_it_came_with_its_reason(line: Line, realtime: stored.Connection) -> None:
     letters = stored.rows(realtime, "select * from ops.dead_letters")
     found = {bytes(row["payload"]): (row["source_table"], row["reason"]) for row in letters}

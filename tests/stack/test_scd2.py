@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 from pyspark.sql import DataFrame
 
-from lib import dimensions, incremental, scd2, warehouse
+from lib import incremental, scd2, warehouse
 from lib.incremental import Cut, Window
 from lib.scd2 import Applied, Dimension
 from lib.schemas import CONTRACTS
@@ -107,7 +107,8 @@ def frame(load: Load, rows: Sequence[tuple[Any, ...]]) -> DataFrame:
 
 def bring(load: Load, rows: Sequence[tuple[Any, ...]], total: int | None = None) -> Applied:
     """One load of changes, committed, as a notebook does it."""
-    current = dimensions.read_current(load, COLOURS)
+    columns = "name, effective_date, colour, size"
+    current = warehouse.read_warehouse(load, f"select {columns} from test_colours where is_current")
     made = scd2.versions(frame(load, rows), current, key=COLOURS.key, attributes=COLOURS.type2)
     staged = load.stage(
         "colours", made.selectExpr("*", f"cast({total or 'null'} as bigint) as total"), like=COLOURS.table

@@ -30,7 +30,7 @@ LINE = [
 def test_a_notebook_with_a_job_cell_is_a_job(tmp_path: Path) -> None:
     front = (
         "schedule: batch\nreads: [realtime.transactions, kafka.a-topic]\nwrites: warehouse.fact_sales\n"
-        "grain: one row per order line\ntimeout: 45s\nretries: 2"
+        "grain: one row per order line\nsnapshots: analysis_date\ntimeout: 45s\nretries: 2"
     )
     path = tiny_notebooks.write(tmp_path / "etl" / "fact_sales.ipynb", front)
     [found] = jobs.discover(tmp_path)
@@ -38,6 +38,7 @@ def test_a_notebook_with_a_job_cell_is_a_job(tmp_path: Path) -> None:
     assert (found.path, found.folder, found.short_name) == (path, "etl", "fact_sales")
     assert found.reads == ("realtime.transactions", "kafka.a-topic")
     assert (found.writes, found.grain) == ("warehouse.fact_sales", "one row per order line")
+    assert found.snapshots == "analysis_date"
     assert (found.timeout, found.retries) == (timedelta(seconds=45), 2)
     assert (found.title, found.description) == ("A title", "What and why.")
     assert list(found.parameters) == ["run_date", "cut", "publish"]
@@ -66,6 +67,7 @@ def test_explorations_templates_and_checkpoints_are_no_jobs(tmp_path: Path) -> N
         ("schedule: batch\nwrites: [warehouse.a, warehouse.b]", "has to be one table"),
         ("schedule: batch\nwrites: kafka.a", "has to be one table"),
         ("schedule: batch\ngrain: 3", "has to be a text"),
+        ("schedule: batch\nsnapshots: true", "has to be the table's column that holds the run date"),
         ("- schedule", "`key: value` lines"),
     ],
 )
@@ -115,6 +117,15 @@ def test_jobs_come_after_those_that_write_what_they_read() -> None:
     assert names.index("ingest/transactions") < names.index("etl/fact_sales") < names.index("analytics/trends")
     assert names.index("etl/dim_date") < names.index("etl/fact_sales")
     assert jobs.dependencies(LINE)["etl/fact_sales"] == {"ingest/transactions", "etl/dim_date"}
+
+
+def test_what_a_job_needs_is_everything_before_it() -> None:
+    [trends] = jobs.select(LINE, ["trends"])
+    assert [one.name for one in jobs.upstream(jobs.order(LINE), [trends])] == [
+        "etl/dim_date",
+        "ingest/transactions",
+        "etl/fact_sales",
+    ]
 
 
 def test_a_job_may_read_its_own_table() -> None:

@@ -96,6 +96,17 @@ def test_a_good_run_leaves_its_notebook_its_report_the_latest_one_and_its_number
     assert not list(run.notebook.parent.glob("*.part"))
 
 
+def test_a_kernel_begins_with_its_packages_loaded_and_our_own_code_as_it_stands_in_the_files() -> None:
+    code = (
+        'import os, sys\nloaded = [name for name in sys.modules if name.partition(".")[0] == "lib"]\n'
+        'ready = "plotly.express" in sys.modules and "pyspark.sql.connect.session" in sys.modules\n'
+        "from lib import report\nreport.glue(loaded=loaded, ready=ready, pid=os.getpid(), parent=os.getppid())"
+    )
+    numbers = execute(a_run(code)).numbers
+    assert (numbers["loaded"], numbers["ready"]) == ([], True)
+    assert len({numbers["pid"], numbers["parent"], os.getpid()}) == 3
+
+
 def test_a_failed_run_names_the_cell_and_leaves_the_latest_report_alone(folders: Path) -> None:
     latest = folders / "runs" / "latest" / "etl" / "x.html"
     latest.parent.mkdir(parents=True)

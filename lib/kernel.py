@@ -1,0 +1,128 @@
+"""The kernel of a run: forked from the run's process, which has loaded what notebooks import, and begun when it is asked for.
+
+Our own code is left out of what is loaded: a kernel imports it anew, so that what it runs is what stands in the files.
+"""
+
+import atexit
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+# What notebooks import; loading it takes two seconds, which each run would pay otherwise.
+import aiosql  # noqa: F401
+import ipykernel.kernelapp
+import pandas as pd
+import plotly.express as px
+import psycopg2.extras  # noqa: F401
+import pyspark.sql.connect.session
+import pyspark.sql.functions  # noqa: F401
+import scrapbook  # noqa: F401
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+# The first figure of a process loads more of plotly than importing it does.
+px.bar(pd.DataFrame({"x": [1], "y": [1]}), x="x", y="y").to_json()
+
+
+class Kernel:
+    """A kernel's process, with what `subprocess.Popen` offers of one."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self) -> None:
+        asks, self._asked = os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(asks)
+        os.close(asks)
+
+    def begin(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
+        """Let the process become the kernel that listens as the connection file in `argv` says."""
+        with open(self._asked, "w") as pipe:
+            json.dump({"argv": argv, "env": env, "cwd": cwd}, pipe)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it is at work."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        """Wait for its end, and return the exit code."""
+        return self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Manager(AsyncKernelManager):  # type: ignore[misc]  # jupyter_client has no types
+    """Starts the kernel that stands by instead of a new process."""
+
+    kernel: Kernel
+
+    async def _async_pre_start_kernel(self, **options: Any) -> Any:
+        self.provisioner = _Provisioner(kernel_id="standby", kernel_spec=self.kernel_spec, parent=self)
+        return await super()._async_pre_start_kernel(**options)
+
+
+class _Provisioner(LocalProvisioner):  # type: ignore[misc]
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
+        # with its parent's number it ends when the parent does, and prints no invitation
+        argv = [*cmd[cmd.index("ipykernel_launcher") + 1 :], f"--IPKernelApp.parent_handle={os.getpid()}"]
+        Manager.kernel.begin(argv, options["env"], os.getcwd())
+        self.process = Manager.kernel
+        self.pid = self.pgid = self.process.pid
+        return self.connection_info
+
+
+def stand_by() -> None:
+    """Fork the process of this run's kernel; call it while there is one thread."""
+    Manager.kernel = Kernel()
+
+
+def _serve(asks: int) -> None:
+    """Wait until the kernel is asked for, be it, and end this process."""
+    try:
+        # a group of its own: an interrupt is meant for the kernel and what it starts, not for the run's process
+        os.setpgid(0, 0)
+        os.closerange(3, asks)
+        os.closerange(asks + 1, os.sysconf("SC_OPEN_MAX"))
+        with open(asks) as pipe:
+            asked = pipe.read()
+        if asked:
+            _be_kernel(**json.loads(asked))
+    except SystemExit:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
+        del sys.modules[name]
+    ipykernel.kernelapp.launch_new_instance(argv)
