@@ -42,6 +42,7 @@ bench: ## the figures of docs/performance.md
 soak: ## the long forms of the tests
 	@$(PYTHON) lib/bootstrap.py
 	@$(py) -m pytest tests/stack --soak
+	@$(py) -m benchmarks soak
 
 docs: ## environment.yml and the README's table of jobs, made anew
 	@$(PYTHON) lib/bootstrap.py

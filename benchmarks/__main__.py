@@ -1,45 +1,78 @@
-"""Run both benchmarks on one throwaway stack and print their tables: event to row, and seconds of a batch cycle."""
+"""The measurements' command line: `python -m benchmarks [NAME]`."""
 
 import os
-import shutil
-import subprocess
+import signal
 import sys
+from typing import Annotated
 
-from lib import scratch
+import typer
 
-HOME = scratch.folder("bench")
 for name in [name for name in os.environ if name.startswith("GM_")]:
     del os.environ[name]
-os.environ.update(scratch.environment(HOME), GM_ENV_FILE=os.devnull)
+os.environ["GM_ENV_FILE"] = os.devnull  # before anything reads the settings
 
-from benchmarks import cycle, latency  # noqa: E402
-from lib import stack  # noqa: E402
-from lib.settings import ROOT, settings  # noqa: E402
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Rounds = Annotated[int, typer.Option(min=1, help="Medians are over so many rounds.")]
+Seconds = Annotated[int, typer.Option(min=5, help="Length of a measurement.")]
+Events = Annotated[int, typer.Option(min=1000, help="Events of the backlog.")]
 
 
-def main() -> None:
-    """Load a history, then measure latency with the batch layer idle and at work, and two cycles."""
-    config = settings()
-    config.runs_dir.mkdir(parents=True)
-    print("a throwaway stack with 200 days of history …", file=sys.stderr, flush=True)
-    stack.up(config)
-    try:
-        latency.keep_commit_times(config)
-        generators = [sys.executable, "-m", "generators", "all"]
-        subprocess.run([*generators, "--history", "200d"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        cycle.schedule("run", "stream")
-        first = cycle.measure()
-        stack.up(config, ["savers"])
-        live = [*generators, "--rate", "50", "--duration"]
-        subprocess.run([*live, "30s"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # to warm up
-        latency.show("event to commit, 50 events/s, batch layer idle", latency.measure(live, 60))
-        with cycle.running() as following:
-            latency.show("event to commit, 50 events/s, batch cycle at work", latency.measure(live, 40))
-        cycle.show("seconds of a batch cycle, per notebook", {"initial load": first, "increment": following()})
-    finally:
-        stack.down(config)
-        shutil.rmtree(HOME, ignore_errors=True)
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Measure on throwaway stacks of real parts and print Markdown; without a command all of it but the soak."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is taken down in any case
+    if context.invoked_subcommand is None:
+        for part in (drain, latency, cycle):
+            part()
+
+
+@app.command()
+def drain(rounds: Rounds = 5, events: Events = 1_000_000) -> None:
+    """Catching up with a backlog: savers, peers, and PostgreSQL's own limit."""
+    from benchmarks import drain as part
+
+    part.show(part.measure(events, rounds), events)
+
+
+@app.command()
+def latency(
+    rounds: Rounds = 5,
+    seconds: Seconds = 30,
+    history: Annotated[str, typer.Option(help="What the batch layer holds, as 200d.")] = "200d",
+) -> None:
+    """Event to commit and cores: savers at two triggers, beside a batch cycle, and Debezium's sink."""
+    from benchmarks import latency as part
+
+    part.show(part.measure(rounds, seconds, history))
+
+
+@app.command()
+def cycle(
+    rounds: Rounds = 3,
+    events: Annotated[int, typer.Option(min=1000, help="Events of the history.")] = 1_000_000,
+    increment: Annotated[int, typer.Option(min=100, help="New events of each cycle.")] = 15_000,
+) -> None:
+    """Seconds of a batch cycle, per notebook, for an initial load and for increments, and PostgreSQL's own limit."""
+    from benchmarks import cycle as part
+
+    part.show(part.measure(events, increment, rounds), events, increment)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=1, help="Length of the load.")] = 30,
+    first: Annotated[float, typer.Option(min=0.5, help="When to look for the first time, in minutes.")] = 5,
+    rate: Annotated[int, typer.Option(min=1, help="Events a second.")] = 1000,
+) -> None:
+    """A long load: what each process holds early and late; exit code 1 when together that grew by more than a tenth."""
+    from benchmarks import soak as part
+
+    held = part.measure(minutes, first, rate)
+    part.show(held)
+    if grown := part.grown(held):
+        sys.exit("grown: " + "; ".join(grown))
 
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="python -m benchmarks")

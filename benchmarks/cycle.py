@@ -1,16 +1,69 @@
-"""Seconds of a batch cycle, per notebook, from the run registry."""
+"""A batch cycle: seconds per notebook and where they go, for an initial load and for increments, with PostgreSQL's own limit."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
 
+import nbformat
 import pandas as pd
 
-from benchmarks.latency import markdown
+from benchmarks import figures, history, limit, throwaway
+from generators.model import Scenario, simulate
 from lib import database
-from lib.settings import ROOT
+from lib.settings import ROOT, settings
+
+DAYS = 200
+RATE = 50
+PARTS = ["start-up", "Spark", "PostgreSQL", "other cells", "rendering"]
+
+
+def measure(events: int, increment: int, rounds: int) -> dict[str, pd.DataFrame]:
+    """Load a history of so many events at once, then increments, on a throwaway stack; the runs of each kind of cycle.
+
+    Grain: one row per cycle and notebook, with the cycle's whole in `cycle`; `limit` has the seconds of one statement.
+    """
+    live = timedelta(seconds=increment * (rounds + 1) / RATE)
+    start = datetime.now(UTC) - live - timedelta(days=DAYS)
+    scenario = Scenario(start=start, history=timedelta(days=DAYS), events=events, rate=RATE, duration=live)
+    stream = simulate(scenario)
+    with throwaway.running("cycle"):
+        throwaway.say(f"cycle: {events:,} events of history …")
+        history.load(islice(stream, events))
+        first = cycle()
+        throwaway.say("cycle: one increment to warm up, then those that count …")
+        cycles = []
+        for number in range(rounds + 1):
+            history.load(islice(stream, increment))
+            cycles.append(cycle().assign(round=number))
+        return {
+            "initial load": first,
+            "increment": pd.concat(cycles[1:]),
+            "limit": pd.DataFrame({"seconds": limit.measure(rounds)}),
+        }
+
+
+def show(measured: dict[str, pd.DataFrame], events: int, increment: int) -> None:
+    """Print the figures as Markdown tables."""
+    for kind, size in (("initial load", events), ("increment", increment)):
+        runs = measured[kind]
+        table = figures.medians(runs, "notebook")[["notebook", "seconds", *PARTS]].round(1)
+        whole = runs.groupby("cycle")["cycle_seconds"].first().median()
+        figures.show(f"{kind} of {size:,} events: {whole:.1f} s, per notebook", table)
+    facts = measured["initial load"].query("notebook.str.startswith('etl/fact_')")
+    span = (facts["finished_at"].max() - facts["started_at"].min()).total_seconds()
+    print(f"\nfacts of the initial load: {facts['rows_written'].sum() / span:,.0f} rows/s over {span:.1f} s")
+    print(f"facts of an increment in one statement inside PostgreSQL: {measured['limit']['seconds'].median():.1f} s")
+
+
+def cycle() -> pd.DataFrame:
+    """Run a cycle, and return what became of its time. Grain: one row per notebook."""
+    began = time.monotonic()
+    schedule("run")
+    return runs_of_last_cycle().assign(cycle_seconds=time.monotonic() - began)
 
 
 def schedule(*arguments: str) -> None:
@@ -19,38 +72,27 @@ def schedule(*arguments: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def measure() -> "pd.Series[float]":
-    """Run a cycle; seconds per notebook, and of the whole, reports included."""
-    began = time.monotonic()
-    schedule("run")
-    return _seconds(time.monotonic() - began)
-
-
-@contextmanager
-def running() -> Iterator[Callable[[], "pd.Series[float]"]]:
-    """Run a cycle beside what the caller does; afterwards the result gives its seconds."""
-    began = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "schedule.py"), "run"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield lambda: figures
-        process.communicate()
-        figures = _seconds(time.monotonic() - began)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, "schedule.py run")
-
-
-def _seconds(whole: float) -> "pd.Series[float]":
+def runs_of_last_cycle() -> pd.DataFrame:
+    """The runs of the last cycle, each with its seconds in parts."""
     query = (
-        "select job, extract(epoch from finished_at - started_at)::float as seconds from ops.job_runs"
+        "select job as notebook, cut_id as cycle, started_at, finished_at, notebook as file,"
+        " (numbers ->> 'rows_written')::bigint as rows_written, (numbers -> 'seconds' ->> 'spark')::float as \"Spark\","
+        " (numbers -> 'seconds' ->> 'postgres')::float as \"PostgreSQL\" from ops.job_runs"
         " where cut_id = (select max(cut_id) from ops.cuts) and status = 'done' order by started_at"
     )
     with closing(database.connect("warehouse")) as connection:
-        seconds = database.frame(connection, query).set_index("job")["seconds"]
-    return pd.concat([seconds, pd.Series({"the whole cycle": whole})]).round(1)
+        runs = database.frame(connection, query)
+    cells = pd.DataFrame([_cells(settings().runs_dir / file) for file in runs["file"]], columns=["first", "last"])
+    runs["seconds"] = (runs["finished_at"] - runs["started_at"]).dt.total_seconds()
+    runs["start-up"] = (cells["first"] - runs["started_at"]).dt.total_seconds()
+    runs["rendering"] = (runs["finished_at"] - cells["last"]).dt.total_seconds()
+    runs["other cells"] = runs["seconds"] - runs[["start-up", "Spark", "PostgreSQL", "rendering"]].sum(axis=1)
+    return runs
 
 
-def show(title: str, cycles: "dict[str, pd.Series[float]]") -> None:
-    """Print the cycles side by side as a Markdown table."""
-    frame = pd.DataFrame(cycles).reset_index(names="notebook")
-    print(f"\n{title}\n\n{markdown(frame)}", flush=True)
+def _cells(file: Path) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """When the first cell of an executed notebook began, and when the last one ended."""
+    times = [cell.metadata.get("papermill", {}) for cell in nbformat.read(file, as_version=4).cells]
+    begun = [pd.Timestamp(each["start_time"]) for each in times if each.get("start_time")]
+    ended = [pd.Timestamp(each["end_time"]) for each in times if each.get("end_time")]
+    return min(begun), max(ended)
