@@ -42,18 +42,19 @@ SPARK = {
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
     "spark.ui.enabled": "false",
-    # more than this at once in one micro-batch, and the saver takes it again in smaller ones
-    "spark.driver.maxResultSize": "256m",
-    # of huge messages a task holds so much twice
-    "spark.connect.grpc.arrow.maxBatchSize": "4m",
-    # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
-    "spark.executor.killOnFatalError.depth": "0",
     "spark.log.level": "WARN",
 }
 """Settings of both Spark Connect servers; port, token, memory and folders are added from the settings."""
 
 SPARK_LAYER = {
-    "speed": {},
+    "speed": {
+        # more than this at once in one micro-batch, and the saver takes it again in smaller ones
+        "spark.driver.maxResultSize": "256m",
+        # of huge messages a task holds so much twice
+        "spark.connect.grpc.arrow.maxBatchSize": "4m",
+        # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
+        "spark.executor.killOnFatalError.depth": "0",
+    },
     # the notebooks of a cycle take several hundred generated classes; with Spark's 100 each cycle compiles them all anew
     "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
 }

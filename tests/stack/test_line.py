@@ -176,4 +176,6 @@ def test_each_row_stands_where_its_message_came_from(line: Line, realtime: store
 
 def test_what_no_column_holds_is_kept(line: Line, realtime: stored.Connection) -> None:
     extra = stored.rows(realtime, "select event_id, extra from product_view_events where extra is not null")
-    assert extra == [{"event_id": "offset", "extra": {"color": "red", "nested": {"a": [1]}}}]
+    assert extra == [{"event_id": "offset", "extra": {"nested": {"a": [1]}}}]
+    colors = stored.rows(realtime, "select event_id, color from product_view_events where color is not null")
+    assert colors == [{"event_id": "offset", "color": "red"}]

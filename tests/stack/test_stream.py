@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kafka.admin import NewPartitions
 from pyspark.sql import SparkSession
-from pyspark.sql.connect.streaming import StreamingQuery
+from pyspark.sql.connect.streaming.query import StreamingQuery
 from world import World, carts, eventually
 
 from lib import sink, spark, stream
