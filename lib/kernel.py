@@ -12,13 +12,13 @@ from typing import Any
 
 # What notebooks import; loading it takes two seconds, which each run would pay otherwise.
 import aiosql  # noqa: F401
-import ipykernel.kernelapp
 import pandas as pd
 import plotly.express as px
 import psycopg2.extras  # noqa: F401
 import pyspark.sql.connect.session
 import pyspark.sql.functions  # noqa: F401
 import scrapbook  # noqa: F401
+from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -125,4 +125,8 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     os.chdir(cwd)
     for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
         del sys.modules[name]
-    ipykernel.kernelapp.launch_new_instance(argv)
+    app = IPKernelApp.instance()
+    app.initialize(argv)  # type: ignore[no-untyped-call]
+    app.start()  # type: ignore[no-untyped-call]
+    # its clean-up sometimes joins a thread that waits for it, and with the process everything is gone anyway
+    atexit.unregister(app.close)

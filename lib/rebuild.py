@@ -61,7 +61,8 @@ class Work:
 def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
     """What a rebuild replays: the stored cuts up to the last one that was loaded; with `fresh` one new cut instead.
 
-    Each snapshot is made from the cut that it was last made from; one whose run was forgotten from its day's last cut.
+    Each snapshot is made from the cut that it was last made from; one whose run was forgotten from the last cut of its day,
+    or of the first day after it that has one.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
             raise RebuildError("nothing has been loaded yet: `schedule.py run` first")
         last = max(loaded.values())
         cuts = incremental.cuts_upto(cursor, last)
-        snapshots = _snapshots(cursor, [job.name for job in jobs if job.snapshots], cuts)
+        snapshots = _snapshots(cursor, [job for job in jobs if job.snapshots], cuts)
         behind = tuple(job for job, cut in loaded.items() if cut < last)
         if not fresh:
             return Plan(cuts, snapshots, behind)
@@ -85,18 +86,25 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
         return Plan((cut,), tuple((cut.cut_id, day) for _, day in snapshots), behind, fresh=True)
 
 
-def _snapshots(cursor: Cursor, jobs: list[str], cuts: Sequence[Cut]) -> tuple[Snapshot, ...]:
-    if not jobs:
-        return ()
+def _snapshots(cursor: Cursor, jobs: Sequence[Job], cuts: Sequence[Cut]) -> tuple[Snapshot, ...]:
+    """Those that were made by the registry of runs, and those that are there though their runs were forgotten."""
     cursor.execute(
         "select distinct on (r.run_date) r.run_date, coalesce(c.superseded_by, c.cut_id) from ops.job_runs r"
         " join ops.cuts c using (cut_id) where r.status = 'done' and r.job = any(%s) order by 1, r.started_at desc",
-        [jobs],
+        [[job.name for job in jobs]],
     )
+    last_of = {cut.run_date: cut.cut_id for cut in cuts}
     known = {cut.cut_id for cut in cuts}
-    by_day = {cut.run_date: cut.cut_id for cut in cuts}
-    by_day |= {day: cut for day, cut in cursor.fetchall() if cut in known}
-    return tuple(sorted((cut, day) for day, cut in by_day.items()))
+    made = {day: cut for day, cut in cursor.fetchall() if cut in known}
+    for job in jobs:
+        table = (job.writes or "").removeprefix("warehouse.")
+        query = sql.SQL("select distinct {} from {}").format(sql.Identifier(job.snapshots), sql.Identifier(table))
+        cursor.execute(query)
+        for (day,) in cursor.fetchall():
+            run_date = next((cut.run_date for cut in cuts if cut.run_date >= day), None)
+            if run_date:
+                made.setdefault(day, last_of[run_date])
+    return tuple(sorted((cut, day) for day, cut in made.items()))
 
 
 # --- build

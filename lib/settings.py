@@ -140,12 +140,14 @@ def settings() -> Settings:
 @contextmanager
 def overridden(**variables: str) -> Iterator[Settings]:
     """The settings under other `GM_*` variables, for this process and for the runs that it starts meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
+    config = settings()
+    before, environment = dict(vars(config)), {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    settings.cache_clear()
     try:
-        yield settings()
+        # the object stays the same one, since others may hold it
+        vars(config).update(vars(Settings()))
+        yield config
     finally:
-        for name, value in before.items():
+        vars(config).update(before)
+        for name, value in environment.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        settings.cache_clear()

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from lib import database, receipt, sink, spark
 from lib.backlog import backlog
+from lib.columns import decode_batch
 from lib.receipt import Receipt
 from lib.schemas import Contract
 from lib.settings import settings
@@ -355,6 +356,8 @@ def _write(
     connection = _connections.get(dsn)
     if connection is None or connection.closed:
         connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
+        # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
+        decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
     try:
         with connection:
             sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)

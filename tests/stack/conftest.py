@@ -20,13 +20,14 @@ FOLDER = scratch.folder("test")
 os.environ.update(scratch.environment(FOLDER), GM_SPARK_DRIVER_MEMORY="1g")
 
 import line as telling  # noqa: E402
+import load  # noqa: E402
 import stored  # noqa: E402
 from world import World  # noqa: E402
 
 from lib import migrate, spark, stream  # noqa: E402
 from lib import stack as parts_of_stack  # noqa: E402
 from lib.schemas import CART_EVENTS  # noqa: E402
-from lib.settings import ROOT, Settings, settings  # noqa: E402
+from lib.settings import ROOT, TOPICS, Settings, settings  # noqa: E402
 
 WORLDS = count(1)
 
@@ -96,17 +97,28 @@ def world(stack: Settings, session: SparkSession, monkeypatch: pytest.MonkeyPatc
         connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:
             cursor.execute(f"create database {name}")
+    config = settings()  # another object than `stack` when a test has had settings of its own
     for dsn in ("realtime_dsn", "realtime_admin_dsn"):
-        monkeypatch.setattr(stack, dsn, getattr(stack, dsn).rpartition("/")[0] + f"/{name}")
-    migrate.migrate(stack, "realtime")
+        monkeypatch.setattr(config, dsn, getattr(config, dsn).rpartition("/")[0] + f"/{name}")
+    migrate.migrate(config, "realtime")
     monkeypatch.setattr(stream, "LOOK_SECONDS", 1)
-    world = World(stack, session, name, replace(CART_EVENTS, topic=name))
+    world = World(config, session, name, replace(CART_EVENTS, topic=name))
     with world.admin() as admin:
         admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
     return world
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def drained(stack: Settings, schedule: telling.Schedule) -> dict[str, int]:
+    """Everything that Kafka holds is stored; the last batch of each table."""
+    if not all(map(load.is_level, TOPICS)):
+        schedule("run", "ingest")
+    with stored.connected(stack, "realtime") as connection:
+        heads = stored.rows(connection, "select source_table, last_batch from ops.ingest_heads")
+    return {head["source_table"]: head["last_batch"] for head in heads}
+
+
+@pytest.fixture(scope="session")
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether the long form of a test is wanted."""
     return bool(request.config.getoption("soak"))

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 
 from generators.events import Event
 from generators.producer import produce
+from lib.backlog import backlog
+from lib.schemas import CONTRACTS
 from lib.settings import ROOT, TOPICS, Settings
 
 TABLES = [*["product_view_events"] * 6, *["cart_events"] * 3, "transactions"]
@@ -50,6 +52,11 @@ def load(config: Settings, *, rate: float, name: str) -> Iterator[Sent]:
         output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     sent.__dict__ |= json.loads(output)
+
+
+def is_level(table: str) -> bool:
+    """Whether everything that Kafka holds for a table is stored."""
+    return bool(backlog(CONTRACTS[table])["lag"].sum() == 0)
 
 
 def _events(rate: float, name: str, stop: threading.Event, sent: Sent) -> Iterator[Event]:

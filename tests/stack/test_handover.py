@@ -12,11 +12,9 @@ import ledger
 import pytest
 import stored
 from bs4 import BeautifulSoup
-from load import KEYS, Sent, load
+from load import KEYS, Sent, is_level, load
 from world import eventually
 
-from lib.backlog import backlog
-from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
 
 RUN_MINUTES = 0.5
@@ -41,7 +39,7 @@ class HandedOver:
 
 
 @pytest.fixture(scope="module")
-def handed_over(stack: Settings) -> Iterator[HandedOver]:
+def handed_over(stack: Settings, drained: dict[str, int]) -> Iterator[HandedOver]:
     """Savers that hand over to successors of theirs under load, and are stopped when all of it is stored."""
     log = stack.data_dir / "logs" / "handover.log"
     with (
@@ -50,12 +48,9 @@ def handed_over(stack: Settings) -> Iterator[HandedOver]:
         log.open("w") as file,
     ):
         began = stored.scalar(warehouse, "select clock_timestamp()")
-        before = {
-            head["source_table"]: head["last_batch"] for head in stored.rows(realtime, "select * from ops.ingest_heads")
-        }
 
         def written() -> Rows:
-            return {table: stored.rows(realtime, RUNS_OF_LEDGER, table, before[table]) for table in KEYS}
+            return {table: stored.rows(realtime, RUNS_OF_LEDGER, table, drained[table]) for table in KEYS}
 
         savers = subprocess.Popen(
             [sys.executable, str(ROOT / "schedule.py"), "start", "--no-cron"],
@@ -67,7 +62,7 @@ def handed_over(stack: Settings) -> Iterator[HandedOver]:
         try:
             with load(stack, rate=RATE, name="handover") as sent:
                 eventually(lambda: all(len(runs) > 1 for runs in written().values()), seconds=180)
-            eventually(lambda: all(backlog(CONTRACTS[table])["lag"].sum() == 0 for table in KEYS))
+            eventually(lambda: all(map(is_level, KEYS)))
         finally:
             savers.terminate()
             savers.wait(timeout=60)

@@ -23,7 +23,7 @@ from lib.incremental import Cut, Window
 from lib.products import PRODUCTS
 from lib.quality import BrokenRule, Finding
 from lib.schemas import CONTRACTS
-from lib.settings import ROOT, Settings, settings
+from lib.settings import ROOT, Settings
 from lib.warehouse import Load
 
 BATCH = 10**9
@@ -400,13 +400,10 @@ def test_what_is_strange_about_events_is_found(
 
 
 @pytest.fixture
-def run_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def run_id(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
     """The scheduler's run that the test pretends to be."""
-    monkeypatch.setenv("GM_RUN_ID", "planted-run")
-    settings.cache_clear()
-    yield "planted-run"
-    monkeypatch.undo()
-    settings.cache_clear()
+    monkeypatch.setattr(stack, "run_id", "planted-run")
+    return "planted-run"
 
 
 @pytest.fixture

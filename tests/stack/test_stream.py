@@ -12,7 +12,7 @@ from pyspark.sql.connect.streaming.query import StreamingQuery
 from world import World, carts, eventually
 
 from lib import sink, spark, stream
-from lib.settings import Settings
+from lib.settings import Settings, settings
 
 BRISK = "100 milliseconds"
 
@@ -26,9 +26,9 @@ def other(stack: Settings) -> Iterator[SparkSession]:
 
 
 @pytest.fixture
-def as_scheduler(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are the scheduler's, which may take over from others."""
-    monkeypatch.setattr(stack, "run_id", "a run of the scheduler")
+    monkeypatch.setattr(settings(), "run_id", "a run of the scheduler")
 
 
 def abandoned(world: World, session: SparkSession) -> stream._Query:

@@ -17,12 +17,10 @@ import ledger
 import psutil
 import pytest
 import stored
-from load import KEYS, Sent, load
+from load import KEYS, Sent, is_level, load
 from world import eventually
 
 from lib import stack as parts_of_stack
-from lib.backlog import backlog
-from lib.schemas import CONTRACTS
 from lib.settings import Settings
 
 KINDS = ("kernel", "spark-speed", "realtime", "kafka", "warehouse")
@@ -50,27 +48,21 @@ class Ordeal:
 
 
 @pytest.fixture(scope="module")
-def ordeal(stack: Settings, soak: bool) -> Iterator[Ordeal]:
+def ordeal(stack: Settings, drained: dict[str, int], soak: bool) -> Iterator[Ordeal]:
     """Each part killed once (20 kills with --soak) at random moments, while the savers are at work under load."""
     chance = random.Random(SEED)
     kinds = [*KINDS] * (4 if soak else 1)
     chance.shuffle(kinds)
-    with stored.connected(stack, "realtime") as realtime:
-        heads = stored.rows(realtime, "select source_table, last_batch from ops.ingest_heads")
     parts_of_stack.up(stack, ["savers"])
     try:
         with load(stack, rate=RATE, name="ordeal") as sent:
             _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
             recoveries = [_kill(stack, kind, chance) for kind in kinds]
         parts_of_stack.await_health(stack)
-        eventually(lambda: all(_is_level(table) for table in KEYS), seconds=HEAL_SECONDS)
-        yield Ordeal(sent, recoveries, {head["source_table"]: head["last_batch"] for head in heads})
+        eventually(lambda: all(map(is_level, KEYS)), seconds=HEAL_SECONDS)
+        yield Ordeal(sent, recoveries, drained)
     finally:
         parts_of_stack.stop(stack, ["savers"])
-
-
-def _is_level(table: str) -> bool:
-    return bool(backlog(CONTRACTS[table])["lag"].sum() == 0)
 
 
 def _kill(config: Settings, kind: str, chance: random.Random) -> Recovery:

@@ -168,8 +168,9 @@ def test_the_documented_defaults_are_the_defaults(monkeypatch: pytest.MonkeyPatc
 def test_overridden_settings_hold_for_a_block_and_for_what_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GM_RATE", "20")
     settings.cache_clear()
+    own = settings()
     with overridden(GM_RATE="7", GM_CRON="0 2 * * *") as config:
-        assert config is settings()
+        assert config is settings() is own
         assert (config.rate, os.environ["GM_RATE"], os.environ["GM_CRON"]) == (7, "7", "0 2 * * *")
     assert (settings().rate, os.environ["GM_RATE"]) == (20, "20")
     assert "GM_CRON" not in os.environ
