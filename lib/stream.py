@@ -371,7 +371,8 @@ def _collect(frame: DataFrame) -> pa.Table:
     try:
         return frame.toArrow()
     except PySparkException as error:
-        if any(word in str(error) for word in ("maxResultSize", "OutOfMemoryError")):
+        # a result that the server had no room for is lost
+        if any(word in str(error) for word in ("maxResultSize", "OutOfMemoryError", "TaskResultLost")):
             raise BatchTooLarge(str(error).splitlines()[0]) from error
         raise
 

@@ -80,14 +80,15 @@ def _kill(config: Settings, kind: str, chance: random.Random) -> Recovery:
 
 
 def _kernels(config: Settings) -> dict[str, psutil.Process]:
-    """The kernels of the stack's savers, by table."""
+    """The kernels of the stack's savers, by table: in their run's session, in a group of their own, writing to the run's log."""
     found = {}
     for process in psutil.process_iter():
         try:
-            variables = process.environ()
-            if variables.get("GM_STACK") == str(config.data_dir) and "ipykernel_launcher" in process.cmdline():
-                found |= {table: process for table in KEYS if f"-{table}-" in variables["GM_RUN_ID"]}
-        except psutil.Error:
+            if process.pid == os.getpgid(process.pid) != os.getsid(process.pid):
+                output = os.readlink(f"/proc/{process.pid}/fd/1")
+                if output.startswith(str(config.runs_dir)):
+                    found |= {table: process for table in KEYS if f"/ingest/{table}/" in output}
+        except (psutil.Error, OSError):
             continue
     return found
 
