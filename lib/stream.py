@@ -313,8 +313,6 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
             "kafka.isolation.level": "read_committed",
             # a fetch waits up to 500 ms by default, even for what has just arrived
             "kafka.fetch.max.wait.ms": 20,
-            # a poll unpacks all of its messages at once, and compressed they may be a thousand times smaller
-            "kafka.max.poll.records": 100,
             "kafka.default.api.timeout.ms": patience,
             "kafka.request.timeout.ms": min(patience, 30_000),
         }

@@ -1,6 +1,7 @@
 """Bad input through a whole saver: poison in known and unknown fields, huge messages, and messages that are gone."""
 
 import json
+import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from world import TABLE, World, cart, carts, eventually
 from lib.gaps import DataLoss
 
 AHEAD = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-KILOBYTES_900 = "x" * 900_000
+KILOBYTES_900 = random.Random(1).randbytes(450_000).hex()  # hardly to be compressed, as it would be in earnest
 
 
 def raw(**values: str) -> bytes:

@@ -58,7 +58,7 @@ class World:
 
     def send(self, values: Sequence[bytes | None], *, partitions: Sequence[int] = (0, 1, 2)) -> list[tuple[int, int]]:
         """Send messages, dealt to the partitions in turn; the partition and offset that Kafka has each of them at."""
-        with closing(KafkaProducer(bootstrap_servers=self.config.kafka_bootstrap, compression_type="gzip")) as producer:
+        with closing(KafkaProducer(bootstrap_servers=self.config.kafka_bootstrap)) as producer:
             futures = [
                 # kafka-python wants a key or a value
                 producer.send(self.topic, value, key=b"key", partition=partitions[number % len(partitions)])
