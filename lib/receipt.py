@@ -72,9 +72,12 @@ class Receipt:
         return frame.assign(offset_gaps=frame["end"] - frame["start"] - frame["rows_in"])
 
     def over_time(self) -> pd.DataFrame:
-        """Events per second in equal slices of the run: `time`, `rows_written`, `duplicates`, `dead_letters`."""
+        """Events per second in equal slices of the run: `time`, `rows_written`, `duplicates`, `dead_letters`.
+
+        A run without messages has one slice of zeros.
+        """
         if self.batches.empty:
-            return pd.DataFrame(columns=["time", *COUNTS[1:]])
+            return pd.DataFrame([{"time": pd.Timestamp.now("UTC").floor("1s"), **dict.fromkeys(COUNTS[1:], 0.0)}])
         times = pd.to_datetime(self.batches["committed_at"], utc=True)
         span = (times.max() - times.min()).total_seconds()
         seconds = next((size for size in (1, 5, 10, 30, 60) if span / size <= POINTS), 300)
