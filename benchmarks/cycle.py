@@ -50,7 +50,7 @@ def show(measured: dict[str, pd.DataFrame], events: int, increment: int) -> None
     """Print the figures as Markdown tables."""
     for kind, size in (("initial load", events), ("increment", increment)):
         runs = measured[kind]
-        table = figures.medians(runs, "notebook")[["notebook", "seconds", *PARTS]].round(1)
+        table = figures.medians(runs[["notebook", "seconds", *PARTS]], "notebook").round(1)
         whole = runs.groupby("cycle")["cycle_seconds"].first().median()
         figures.show(f"{kind} of {size:,} events: {whole:.1f} s, per notebook", table)
     facts = measured["initial load"].query("notebook.str.startswith('etl/fact_')")

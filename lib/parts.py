@@ -55,7 +55,7 @@ SPARK_LAYER = {
         # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
         "spark.executor.killOnFatalError.depth": "0",
     },
-    # the notebooks of a cycle take several hundred generated classes; with Spark's 100 each cycle compiles them all anew
+    # Spark keeps 100 generated classes; with more, the first cycles compiled less (docs/performance.md)
     "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
 }
 """Settings of one of the two servers."""
