@@ -8,11 +8,12 @@ messages are huge. The next one starts before the last one is stopped, and takes
 
 import contextlib
 import functools
+import gc
 import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,8 +25,10 @@ import psycopg2
 import pyarrow as pa
 from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
+from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import DataStreamWriter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from lib import database, receipt, sink, spark
@@ -59,7 +62,7 @@ class AtWork(Exception):
 
 
 class BatchTooLarge(Exception):
-    """The messages of one micro-batch don't fit into what Spark returns at once; nothing was written."""
+    """The messages of one micro-batch are more than a worker should hold; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +188,8 @@ class _Run:
         )
         name = f"{contract.table}-{epoch}-{self.query_id[:8]}"
         checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{name}-{uuid.uuid4().hex[:4]}"
-        write = functools.partial(
-            _write_frame,
-            dsn=settings().dsn("realtime"),
-            kafka=settings().kafka_bootstrap,
-            contract=contract,
-            writer=sink.Writer(epoch, self.query_id),
-            retry_seconds=settings().stream_retry_seconds,
-        )
-        writer = frame.writeStream.queryName(name).option("checkpointLocation", str(checkpoint)).foreachBatch(write)
+        writer = _written(frame, contract, sink.Writer(epoch, self.query_id))
+        writer = writer.queryName(name).option("checkpointLocation", str(checkpoint))
         if available_now:
             writer = writer.trigger(availableNow=True)
         else:
@@ -311,8 +307,9 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
         **{
             "kafka.bootstrap.servers": settings().kafka_bootstrap,
             "kafka.isolation.level": "read_committed",
-            # a fetch waits up to 500 ms by default, even for what has just arrived
-            "kafka.fetch.max.wait.ms": 20,
+            # Spark asks for a partition's offsets behind a fetch that is out already, and the broker answers in order: it
+            # would wait up to half a second for messages that nobody needs yet
+            "kafka.fetch.max.wait.ms": 1,
             "kafka.default.api.timeout.ms": patience,
             "kafka.request.timeout.ms": min(patience, 30_000),
         }
@@ -321,31 +318,64 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
     return frame.select("partition", "offset", "key", "value")
 
 
-# --- on the server side, in the query's worker
+def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> DataStreamWriter:
+    """The stream writer whose micro-batches are each one task, which writes its messages and gives nothing on.
 
+    The task's Python worker gets them as they are read. `foreachBatch` would start a worker's own query for them, and send
+    them through the driver; a sink without data is all that is left for Spark to write.
+    """
+    write = functools.partial(
+        _write_batch,
+        dsn=settings().dsn("realtime"),
+        kafka=settings().kafka_bootstrap,
+        contract=contract,
+        writer=writer,
+        retry_seconds=settings().stream_retry_seconds,
+    )
+    return messages.coalesce(1).mapInArrow(write, "nothing int").writeStream.format("noop")
+
+
+# --- on the server side, in a task's worker
+
+
+MOST_BYTES = 256 << 20
+"""A micro-batch with more than that is taken again in smaller ones: the worker holds it several times."""
 
 _connections: dict[str, Connection] = {}
 
 
-def _write_frame(
-    frame: DataFrame,
-    spark_batch_id: int,
+def _write_batch(
+    batches: Iterator[pa.RecordBatch],
     *,
     dsn: str,
     kafka: str,
     contract: Contract,
     writer: sink.Writer,
     retry_seconds: float,
-) -> None:
+) -> Iterator[pa.RecordBatch]:
     """Write one micro-batch over the worker's lasting connection, in a transaction that is retried while PostgreSQL is away."""
-    messages = _collect(frame)
+    task = TaskContext.get()
+    assert task is not None
+    spark_batch_id = int(task.getLocalProperty("streaming.sql.batchId") or -1)
     retrying = Retrying(
         retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
         stop=stop_after_delay(retry_seconds),
         wait=wait_exponential(0.1, max=1),
         reraise=True,
     )
-    retrying(_write, messages, spark_batch_id, dsn, kafka, contract, writer)
+    retrying(_write, _together(batches), spark_batch_id, dsn, kafka, contract, writer)
+    yield from ()
+
+
+def _together(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """All messages of a micro-batch."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size > MOST_BYTES:
+            raise BatchTooLarge(f"more than {MOST_BYTES >> 20} MiB in one micro-batch")
+    return pa.Table.from_batches(held, sink.MESSAGES)
 
 
 def _write(
@@ -356,22 +386,13 @@ def _write(
         connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
         # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
         decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
+        # Spark's workers collect garbage after each task, and would look through all that is imported each time
+        gc.freeze()
     try:
         with connection:
             sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
         connection.close()
-        raise
-
-
-def _collect(frame: DataFrame) -> pa.Table:
-    """The messages of a frame that `maxOffsetsPerTrigger` bounds."""
-    try:
-        return frame.toArrow()
-    except PySparkException as error:
-        # a result that the server had no room for is lost
-        if any(word in str(error) for word in ("maxResultSize", "OutOfMemoryError", "TaskResultLost")):
-            raise BatchTooLarge(str(error).splitlines()[0]) from error
         raise
 
 
@@ -403,7 +424,7 @@ def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -
         with connection.cursor() as cursor:
             epoch = sink.read_head(cursor, contract.table).epoch
         writer, kafka = sink.Writer(epoch + 1, query_id), settings().kafka_bootstrap
-        sink.write_batch(connection, contract, _collect(frame), writer, -1, kafka=kafka)
+        sink.write_batch(connection, contract, frame.toArrow(), writer, -1, kafka=kafka)
         tried = receipt.read(connection, contract, query_id, "tried out")
         connection.rollback()
     return tried

@@ -1,6 +1,5 @@
 """A saver's run on the real stack: torn checkpoints, zombies, repeated events, and a topic, lag and pace that change."""
 
-import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,17 +40,10 @@ def abandoned(world: World, session: SparkSession) -> stream._Query:
 
 def resume(world: World, checkpoint: Path) -> StreamingQuery:
     """A query on a checkpoint that another one has left, as if checkpoints had a say."""
-    write = functools.partial(
-        stream._write_frame,
-        dsn=world.config.dsn("realtime"),
-        kafka=world.config.kafka_bootstrap,
-        contract=world.contract,
-        writer=sink.Writer(world.epoch() + 1, "resumed"),
-        retry_seconds=5,
-    )
     frame = stream._messages(world.session.readStream, world.contract, startingOffsets="earliest")
-    writer = frame.writeStream.option("checkpointLocation", str(checkpoint)).options(**stream.ASYNCHRONOUS)
-    return writer.foreachBatch(write).trigger(processingTime=BRISK).start()
+    writer = stream._written(frame, world.contract, sink.Writer(world.epoch() + 1, "resumed"))
+    writer = writer.option("checkpointLocation", str(checkpoint)).options(**stream.ASYNCHRONOUS)
+    return writer.trigger(processingTime=BRISK).start()
 
 
 def remove_last(log: Path) -> None:
