@@ -48,6 +48,8 @@ SPARK = {
 
 SPARK_LAYER = {
     "speed": {
+        # over TCP a task's first message waits 40 ms for the acknowledgement of the little that was sent before it
+        "spark.python.unix.domain.socket.enabled": "true",
         # more than this at once in one micro-batch, and the saver takes it again in smaller ones
         "spark.driver.maxResultSize": "256m",
         # of huge messages a task holds so much twice
