@@ -44,6 +44,8 @@ CATCH_UP_OFFSETS = 50_000
 FAR_BEHIND = 10
 """A run that lags more than so many caps behind catches up with the larger cap."""
 LOOK_SECONDS = 5
+READ_SECONDS = 0.2
+"""A run over what is there looks so often whether it has read all of it."""
 FRESH = timedelta(seconds=3 * LOOK_SECONDS)
 """A heartbeat that is older belongs to a run that is gone."""
 
@@ -51,6 +53,8 @@ PLAIN = {"spark.sql.adaptive.enabled": "false", "spark.sql.codegen.wholeStage": 
 """A micro-batch is a scan and nothing else: planning it costs more than running it, so nothing is optimised."""
 ASYNCHRONOUS = {
     "asyncProgressTrackingEnabled": "true",
+    # each file forks several processes
+    "asyncProgressTrackingCheckpointIntervalMs": "60000",
     "_asyncProgressTrackingOverrideSinkSupportCheck": "true",
 }
 """The checkpoint is written beside the batches. Spark offers that for its own Kafka sink only, since others could write a
@@ -123,9 +127,10 @@ def ingest(
         lag = int(offsets["lag"].sum())
         if run_minutes:
             run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
-        else:
-            run.start(catch_up_offsets, available_now=True)
-        run.follow(time.monotonic() + run_minutes * 60 if run_minutes else float("inf"))
+            run.follow(time.monotonic() + run_minutes * 60)
+        elif lag:
+            run.start(catch_up_offsets)
+            run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
     finally:
         run.end()
     with closing(database.connect("realtime")) as connection:
@@ -140,7 +145,6 @@ class _Query:
     cap: int
     epoch: int
     checkpoint: Path
-    available_now: bool
     started: float = field(default_factory=time.monotonic)
 
 
@@ -176,7 +180,7 @@ class _Run:
                 )
             self.looked = (time.monotonic(), row[0])
 
-    def start(self, cap: int, *, available_now: bool = False) -> None:
+    def start(self, cap: int) -> None:
         """Start a query from the head on; the one before it goes on until this one writes."""
         contract = self.contract
         offsets = backlog(contract)
@@ -190,22 +194,29 @@ class _Run:
         checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{name}-{uuid.uuid4().hex[:4]}"
         writer = _written(frame, contract, sink.Writer(epoch, self.query_id))
         writer = writer.queryName(name).option("checkpointLocation", str(checkpoint))
-        if available_now:
-            writer = writer.trigger(availableNow=True)
-        else:
-            writer = writer.trigger(processingTime=self.trigger_interval).options(**ASYNCHRONOUS)
-        self.queries.append(_Query(writer.start(), cap, epoch, checkpoint, available_now))
+        writer = writer.trigger(processingTime=self.trigger_interval).options(**ASYNCHRONOUS)
+        self.queries.append(_Query(writer.start(), cap, epoch, checkpoint))
 
     def follow(self, deadline: float) -> None:
-        """Wait until the run is over: its time, an interrupt, the last message, or a successor."""
-        try:
+        """Wait until the run is over: its time, an interrupt, or a successor."""
+        with contextlib.suppress(KeyboardInterrupt):
             while (rest := deadline - time.monotonic()) > 0:
                 if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
                     return
                 self._retire()
-                self._look()
-        except KeyboardInterrupt:
-            return
+                if (cap := self._cap(self._look())) != self.queries[-1].cap:
+                    self.start(cap)
+
+    def read(self, ends: dict[int, int]) -> None:
+        """Wait until the messages before these offsets are read, or for an interrupt, or a successor."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._await(READ_SECONDS):
+                at = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic)
+                if all(at.get(partition, 0) >= end for partition, end in ends.items() if end):
+                    return
+                if time.monotonic() - self.looked[0] > LOOK_SECONDS:
+                    self._retire()
+                    self._look()
 
     def _await(self, seconds: float) -> bool:
         """Whether the run is over after at most so many seconds."""
@@ -218,7 +229,7 @@ class _Run:
                 return True
             if BatchTooLarge.__name__ in text and query.cap > 1:
                 self.ceiling = query.cap // 4 or 1
-                self.start(int(self.ceiling), available_now=query.available_now)
+                self.start(int(self.ceiling))
                 return False
             with contextlib.suppress(KafkaError, psycopg2.Error):
                 backlog(self.contract)  # names the range, where messages are gone
@@ -230,8 +241,8 @@ class _Run:
             while len(self.queries) > 1:
                 _stop(self.queries.pop(0))
 
-    def _look(self) -> None:
-        """Give a sign of life, tell how it goes, and change the cap when the lag asks for it."""
+    def _look(self) -> int | None:
+        """Give a sign of life, tell how it goes, and return the lag; None while the database is away."""
         try:
             with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
                 cursor.execute(
@@ -247,19 +258,21 @@ class _Run:
                 )
                 rows, buckets = cursor.fetchall()[0]
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            return  # the query retries on its own, and fails the run when that takes too long
+            return None  # the query retries on its own, and fails the run when that takes too long
         query = self.queries[-1]
-        lag = _lag(query.handle, self.contract.topic, head.end_offsets)
+        latest = _offsets(query.handle, "latestOffset", self.contract.topic)
+        lag = sum(max(end - head.end_offsets.get(partition, 0), 0) for partition, end in latest.items())
         now = time.monotonic()
         rate = int(rows) / (now - self.looked[0])
         self.looked = (now, head.last_batch)
         self.watch(Progress(rate, lag, receipt.percentile(buckets or [], 0.95), int(rows), query.cap))
-        if not query.available_now and (cap := self._cap(lag)) != query.cap:
-            self.start(cap)
+        return lag
 
-    def _cap(self, lag: int) -> int:
+    def _cap(self, lag: int | None) -> int:
         """The cap for this lag: the larger one when far behind, the usual one again when level."""
         cap = self.queries[-1].cap
+        if lag is None:
+            return cap
         if lag > FAR_BEHIND * self.max_offsets:
             cap = self.catch_up_offsets
         elif lag <= self.max_offsets:
@@ -289,14 +302,13 @@ def _stop(query: _Query) -> None:
     shutil.rmtree(query.checkpoint, ignore_errors=True)
 
 
-def _lag(query: Any, topic: str, ends: dict[int, int]) -> int:
-    """Messages that Kafka held beyond the head when the query last looked."""
+def _offsets(query: Any, name: str, topic: str) -> dict[int, int]:
+    """The offsets of that name in the query's last progress; none before its first batch."""
     progress = query.lastProgress
-    latest = progress["sources"][0].get("latestOffset") if progress and progress["sources"] else None
-    if isinstance(latest, str):
-        latest = json.loads(latest)
-    offsets = (latest or {}).get(topic, {})
-    return sum(max(end - ends.get(int(partition), 0), 0) for partition, end in offsets.items())
+    offsets = progress["sources"][0].get(name) if progress and progress["sources"] else None
+    if isinstance(offsets, str):
+        offsets = json.loads(offsets)
+    return {int(partition): offset for partition, offset in (offsets or {}).get(topic, {}).items()}
 
 
 def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
