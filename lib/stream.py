@@ -44,7 +44,7 @@ CATCH_UP_OFFSETS = 50_000
 FAR_BEHIND = 10
 """A run that lags more than so many caps behind catches up with the larger cap."""
 LOOK_SECONDS = 5
-READ_SECONDS = 0.2
+READ_SECONDS = 0.5
 """A run over what is there looks so often whether it has read all of it."""
 FRESH = timedelta(seconds=3 * LOOK_SECONDS)
 """A heartbeat that is older belongs to a run that is gone."""
