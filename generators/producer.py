@@ -143,6 +143,7 @@ def _producer(bootstrap: str) -> Iterator[KafkaProducer]:
             compression_type="gzip",
             batch_size=256 * 1024,
             linger_ms=5,
+            reconnect_backoff_max_ms=1000,
             metrics_enabled=False,
         )
     except KafkaError as error:

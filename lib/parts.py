@@ -25,6 +25,9 @@ KAFKA = {
     "auto.create.topics.enable": "false",
     "log.retention.hours": str(7 * 24),
     "group.initial.rebalance.delay.ms": "0",
+    # after a crash the only broker waits until its own former session has ended: 9 s by default
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
 }
 """The broker's settings, KRaft in one process; listeners and folders are added from the settings."""
 
@@ -52,6 +55,7 @@ SPARK_LAYER = {
     "speed": {
         # on two cores, less work than the default collector makes of many small micro-batches
         "spark.driver.extraJavaOptions": f"{JAVA} -XX:+UseSerialGC",
+        "spark.python.daemon.module": "lib.worker",
         # over TCP a task's first message waits 40 ms for the acknowledgement of the little that was sent before it
         "spark.python.unix.domain.socket.enabled": "true",
         # of huge messages a task holds so much twice

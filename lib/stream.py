@@ -8,7 +8,6 @@ messages are huge. The next one starts before the last one is stopped, and takes
 
 import contextlib
 import functools
-import gc
 import json
 import shutil
 import time
@@ -398,8 +397,6 @@ def _write(
         connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
         # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
         decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
-        # Spark's workers collect garbage after each task, and would look through all that is imported each time
-        gc.freeze()
     try:
         with connection:
             sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)
