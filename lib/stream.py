@@ -349,7 +349,7 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
 # --- on the server side, in a task's worker
 
 
-MOST_BYTES = 256 << 20
+MOST_BYTES = 128 << 20
 """A micro-batch with more than that is taken again in smaller ones: the worker holds it several times."""
 
 _connections: dict[str, Connection] = {}
