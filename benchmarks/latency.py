@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from threading import Event
 
 import pandas as pd
 import psycopg2
@@ -23,6 +25,8 @@ from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
 
 RATE = 50
+COMPILE_SECONDS = 240
+"""Until then a third of the speed server's CPU goes to its compilers; savers run for days."""
 WARM_UP = 30
 LEAD = 5
 """Seconds in which a generator starts, before what it sends counts."""
@@ -42,9 +46,10 @@ def measure(rounds: int, seconds: int, history: str) -> pd.DataFrame:
         schedule("run", "stream")
         schedule("run")
         stack.up(config, ["savers"])
+        _measure_savers(config, COMPILE_SECONDS)
         frames += _rounds(config, "default trigger", rounds, seconds)
         for _ in range(rounds):
-            with _batch_cycle():
+            with _batch_cycles():
                 figure = _measure_savers(config, seconds)
             frames.append(figure.assign(setting="default trigger, batch cycle at work"))
         stack.stop(config, ["savers"])
@@ -99,14 +104,21 @@ def _savers(*options: str) -> Iterator[None]:
 
 
 @contextmanager
-def _batch_cycle() -> Iterator[None]:
-    """A batch cycle at work; it mustn't be over before the block is."""
-    command = [sys.executable, str(ROOT / "schedule.py"), "run"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as cycle:
-        yield
-        over = cycle.poll() is not None
-    if over or cycle.returncode:
-        raise RuntimeError(f"the batch cycle {'failed' if cycle.returncode else 'was over before the measurement'}")
+def _batch_cycles() -> Iterator[None]:
+    """Batch cycles at work, one after the other, until the block is over."""
+    over = Event()
+
+    def run() -> None:
+        while not over.is_set():
+            schedule("run")
+
+    with ThreadPoolExecutor(1) as pool:
+        cycles = pool.submit(run)
+        try:
+            yield
+        finally:
+            over.set()
+        cycles.result()
 
 
 # --- the peer

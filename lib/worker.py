@@ -2,12 +2,10 @@
 
 import gc
 
-import pyspark.worker
+import pyspark.worker  # noqa: F401
 from pyspark.daemon import manager
 
-from lib import stream
-
-__all__ = ["pyspark", "stream"]
+from lib import stream  # noqa: F401
 
 if __name__ == "__main__":
     # a worker collects garbage after each task, and would look through all that is imported each time

@@ -90,6 +90,7 @@ FIRST = [
     # amounts: half a cent up, more than four decimals, nothing, a lot; a product twice in one order
     sale("round", "12-06", line("gift", 0.335, 3), line("gift", 10.00005), line("free", 0, 2, category="")),
     sale("large", "12-07", line("dear", 123456789.1234, 7), user="big", country=""),
+    buy("as long as may be ".ljust(100, "x"), "12-07", 3, "big"),
     cart("no price", "12-07", "gift", quantity=2),
     cart("no quantity", "12-07", "gift", price=2),
     cart("none of it", "12-07", "gift", quantity=0, price=1.005, session_id=""),
