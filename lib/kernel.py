@@ -82,6 +82,9 @@ class Manager(AsyncKernelManager):  # type: ignore[misc]  # jupyter_client has n
         self.provisioner = _Provisioner(kernel_id="standby", kernel_spec=self.kernel_spec, parent=self)
         return await super()._async_pre_start_kernel(**options)
 
+    async def _async_interrupt_kernel(self) -> None:
+        """Nothing: this comes before a kernel is shut down, which is idle by then, or else logs the interrupt as an error."""
+
 
 class _Provisioner(LocalProvisioner):  # type: ignore[misc]
     async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
