@@ -6,11 +6,13 @@ own their tables: `ops.add_columns` in the database does it, and gives up after 
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from weakref import WeakKeyDictionary
 
 from psycopg2.errors import LockNotAvailable
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from lib.columns import kind_of
@@ -27,8 +29,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KIND: dict[str, Kind] = {"boolean": "boolean", "text": "string", "numeric": "numeric"}
 _SQL = {kind: type_ for type_, kind in _KIND.items()}
 
-_waiting: dict[tuple[str, str], float] = {}
-"""When a field (table, name) that a reader kept from its column may be tried again; the worker lives as long as its query."""
+_waiting: WeakKeyDictionary[Connection, dict[tuple[str, str], float]] = WeakKeyDictionary()
+"""When a field (table, name) that a reader kept from its column may be tried again, by connection: a worker outlives its
+query, and may write to several databases."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Con
     The first value that isn't null decides the type. Without the lock nothing is added for now.
     """
     contract = now.contract
-    fields = list(islice(_new_fields(now, events), MOST - len(contract.added)))
+    waiting = _waiting.get(cursor.connection, {})
+    fields = list(islice(_new_fields(now, events, waiting), MOST - len(contract.added)))
     if not fields:
         return contract
     try:
@@ -67,19 +71,18 @@ def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Con
             names, types = [field.name for field in fields], [_SQL[field.kind] for field in fields]
             cursor.execute("select ops.add_columns(%s, %s, %s, %s)", [contract.table, names, types, batch])
     except LockNotAvailable:
-        _wait(contract.table, fields)
+        _wait(cursor.connection, contract.table, fields)
         return contract
     return replace(contract, added=(*contract.added, *fields))
 
 
-def _wait(table: str, fields: Iterable[Field]) -> None:
+def _wait(connection: Connection, table: str, fields: Iterable[Field]) -> None:
     now = time.monotonic()
-    for over in [field for field, until in _waiting.items() if until <= now]:
-        del _waiting[over]
-    _waiting.update({(table, field.name): now + PAUSE_SECONDS for field in fields})
+    left = {field: until for field, until in _waiting.get(connection, {}).items() if until > now}
+    _waiting[connection] = left | {(table, field.name): now + PAUSE_SECONDS for field in fields}
 
 
-def _new_fields(now: Shape, events: Iterable[Event]) -> Iterator[Field]:
+def _new_fields(now: Shape, events: Iterable[Event], waiting: Mapping[tuple[str, str], float]) -> Iterator[Field]:
     seen = set(now.taken)
     for event in events:
         for name in sorted(event.others.keys() - seen):
@@ -87,5 +90,5 @@ def _new_fields(now: Shape, events: Iterable[Event]) -> Iterator[Field]:
             if kind is None:
                 continue
             seen.add(name)
-            if _NAME.fullmatch(name) and _waiting.get((now.contract.table, name), 0) <= time.monotonic():
+            if _NAME.fullmatch(name) and waiting.get((now.contract.table, name), 0) <= time.monotonic():
                 yield Field(name, kind)

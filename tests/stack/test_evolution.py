@@ -33,9 +33,8 @@ def config(stack: Settings) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def saver(config: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    """A saver's connection, of a worker that hasn't met a reader yet."""
-    monkeypatch.setattr(evolution, "_waiting", {})
+def saver(config: Settings) -> Iterator[Connection]:
+    """A saver's connection, which hasn't met a reader yet."""
     with closing(psycopg2.connect(config.realtime_dsn)) as connection:
         yield connection
 
@@ -181,7 +180,7 @@ def reader(config: Settings) -> Iterator[Connection]:
 
 
 def test_a_reader_keeps_a_field_from_its_column_but_not_from_being_stored(
-    saver: Connection, reader: Connection, monkeypatch: pytest.MonkeyPatch
+    saver: Connection, reader: Connection
 ) -> None:
     rows(reader, f"select count(*) from {TABLE}")
     send(saver, cart("a", gift=True, deep=[1]), cart("b", gift="x"))
@@ -189,7 +188,7 @@ def test_a_reader_keeps_a_field_from_its_column_but_not_from_being_stored(
     reader.rollback()
     send(saver, cart("c", gift=False), cart("d", note="new"))  # so soon only the new one is tried
     assert added(saver) == {"note": "text"}
-    monkeypatch.setattr(evolution, "_waiting", {})
+    evolution._waiting.clear()
     send(saver, cart("e", gift=False))
     assert added(saver) == {"note": "text", "gift": "boolean"}
     found = rows(saver, f"select gift, note, extra from {VIEW} order by kafka_offset")
@@ -211,6 +210,16 @@ def test_a_field_is_tried_again_when_its_pause_is_over(
     reader.rollback()
     send(saver, cart("b", gift=True))
     assert rows(saver, f"select gift from {TABLE} order by kafka_offset") == [(None,), (True,)]
+
+
+def test_only_the_connection_that_met_a_reader_waits(saver: Connection, reader: Connection, config: Settings) -> None:
+    rows(reader, f"select count(*) from {TABLE}")
+    send(saver, cart("a", gift=True))
+    reader.rollback()
+    saver.rollback()
+    with closing(psycopg2.connect(config.realtime_dsn)) as other:
+        send(other, cart("b", gift=True))
+        assert added(other) == {"gift": "boolean"}
 
 
 def test_the_view_has_every_row_and_column_of_its_table(saver: Connection) -> None:
@@ -250,13 +259,11 @@ def test_a_saver_can_change_no_table_in_another_way(saver: Connection, statement
 # --- with duplicates, refusals, and any split
 
 
-def test_a_duplicate_is_compared_wherever_a_field_is_kept(
-    saver: Connection, reader: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_duplicate_is_compared_wherever_a_field_is_kept(saver: Connection, reader: Connection) -> None:
     rows(reader, f"select count(*) from {TABLE}")
     send(saver, cart("a", gift=True, more=[1]))
     reader.rollback()
-    monkeypatch.setattr(evolution, "_waiting", {})
+    evolution._waiting.clear()
     again = messages(cart("a", gift=True, more=[1]), cart("a", gift=False, more=[1]), cart("a", gift=True), start=1)
     receipt = write(saver, CART_EVENTS, again, next_run(saver), 0)
     assert receipt
