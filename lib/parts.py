@@ -53,8 +53,9 @@ SPARK = {
 
 SPARK_LAYER = {
     "speed": {
-        # on two cores, less work than the default collector makes of many small micro-batches
-        "spark.driver.extraJavaOptions": f"{JAVA} -XX:+UseSerialGC",
+        # on two cores, less work than the default collector makes of many small micro-batches, and than the second compiler
+        # makes of code whose work is mostly Python's and PostgreSQL's (docs/performance.md)
+        "spark.driver.extraJavaOptions": f"{JAVA} -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
         "spark.python.daemon.module": "lib.worker",
         # over TCP a task's first message waits 40 ms for the acknowledgement of the little that was sent before it
         "spark.python.unix.domain.socket.enabled": "true",
