@@ -1,14 +1,16 @@
 """Catching up with a backlog: our savers at two caps, their peers, and PostgreSQL's own limit, on the same events.
 
-A round runs each of them, so that a machine that gets slower does so for all. What has a JVM runs twice: from its start,
-for the time to the last row, and again in the same JVM, for the rate once warm.
+A round runs each of them, so that a machine that gets slower does so for all. What has a JVM runs in two ways: from its
+start, for the time to the last row, and in one that has drained the backlog a few times, for the rate once warm.
 """
 
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from math import nan
 
 import pandas as pd
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -20,9 +22,13 @@ from lib.schemas import CONTRACTS, Contract
 from lib.settings import Settings
 
 CAPS = (10_000, 50_000)
+WARM_UP = 3
+"""So often a JVM drains the backlog before it counts as warm: it compiles for more than a million events."""
 LIMIT_BATCH = 50_000
 DRAIN_SECONDS = 600
 START_SECONDS = 60
+
+DEBEZIUM = "Debezium's JDBC sink"
 
 Record = dict[str, str | float]
 Fingerprints = dict[str, tuple[int, int]]
@@ -30,22 +36,44 @@ Fingerprints = dict[str, tuple[int, int]]
 
 def measure(events: int, rounds: int) -> pd.DataFrame:
     """One row per contestant and round: events/s once warm, seconds from start-up to the last row, CPU of all parts."""
-    records: list[Record] = []
     with throwaway.running("drain") as config:
-        stack.stop(config, ["spark-batch", "warehouse"])
+        stack.stop(config, ["spark-batch", "warehouse", "spark-speed"])
         throwaway.say(f"{events:,} events to Kafka, each as it is and with its schema …")
         sent = backlog.produce(config, events)
         tables.create(config)
-        for number in range(rounds):
-            throwaway.say(f"round {number + 1} of {rounds} …")
-            found = [_savers(config, sent, cap) for cap in CAPS]
-            expected = tables.fingerprints(config.dsn("realtime", admin=True))
-            batches = limit.rows(config, LIMIT_BATCH)
-            stack.stop(config, ["spark-speed"])
-            found += [_debezium(config, expected), _loader(config, expected)]
-            found += [_limit(config, batches, connections, expected) for connections in (1, len(CONTRACTS))]
-            records += [record | {"round": number + 1} for record in found]
-    return pd.DataFrame(records)
+        cold = [_starts(config, number, rounds) for number in range(1, rounds + 1)]
+        stack.start(config, ["spark-speed"])
+        with debezium.running(config) as worker:
+            for number in range(WARM_UP):
+                throwaway.say(f"warm-up {number + 1} of {WARM_UP} …")
+                _savers(config, sent, CAPS[0])
+                _debezium(config, worker, tables.fingerprints(config.dsn("realtime", admin=True)))
+            return pd.DataFrame(
+                [
+                    record
+                    | {"s to last row": starts.get(str(record["what"]), record["s to last row"]), "round": number}
+                    for number, starts in enumerate(cold, 1)
+                    for record in _warm(config, worker, sent, number, rounds)
+                ]
+            )
+
+
+def _starts(config: Settings, number: int, rounds: int) -> dict[str, float]:
+    """Seconds from the start of each contestant's JVM to the last row."""
+    throwaway.say(f"from start-up, round {number} of {rounds} …")
+    return {_name(cap): _savers_start(config, cap) for cap in CAPS} | {DEBEZIUM: _debezium_start(config)}
+
+
+def _warm(config: Settings, worker: debezium.Worker, sent: Counter[str], number: int, rounds: int) -> Iterator[Record]:
+    throwaway.say(f"warm, round {number} of {rounds} …")
+    for cap in CAPS:
+        yield _savers(config, sent, cap)
+    expected = tables.fingerprints(config.dsn("realtime", admin=True))
+    batches = limit.rows(config, LIMIT_BATCH)
+    yield _debezium(config, worker, expected)
+    yield _loader(config, expected)
+    for connections in (1, len(CONTRACTS)):
+        yield _limit(config, batches, connections, expected)
 
 
 def show(records: pd.DataFrame, events: int) -> None:
@@ -61,22 +89,31 @@ def show(records: pd.DataFrame, events: int) -> None:
 # --- our savers
 
 
-def _savers(config: Settings, sent: Counter[str], cap: int) -> Record:
-    """Drain twice over one Spark server: from its start, and warm."""
+def _name(cap: int) -> str:
+    return f"savers, {cap:,} per trigger"
+
+
+def _savers_start(config: Settings, cap: int) -> float:
+    """Drain from the start of a Spark server: seconds to the last row."""
     reset(config)
-    stack.stop(config, ["spark-speed"])
     began = datetime.now(UTC)
     stack.start(config, ["spark-speed"])
     _await_port(config.spark_speed_port)
     _drain(cap)
-    cold = (_ledger(config)["committed_at"].max() - began).total_seconds()
+    stack.stop(config, ["spark-speed"])
+    return float((_ledger(config)["committed_at"].max() - began).total_seconds())
+
+
+def _savers(config: Settings, sent: Counter[str], cap: int) -> Record:
+    """Drain over the Spark server that runs."""
     reset(config)
+    _await_port(config.spark_speed_port)
     with processes.metered(config) as use:
         _drain(cap)
     ledger = _ledger(config)
     if (stored := int(ledger["rows_written"].sum())) != sent.total():
         raise RuntimeError(f"{sent.total()} events were sent, and the savers stored {stored}")
-    return _record(f"savers, {cap:,} per trigger", _rate(ledger), cold, use)
+    return _record(_name(cap), _rate(ledger), use)
 
 
 def _await_port(port: int) -> None:
@@ -123,17 +160,22 @@ def _rate(ledger: pd.DataFrame) -> float:
 # --- their peers
 
 
-def _debezium(config: Settings, expected: Fingerprints) -> Record:
-    """Drain twice in one Connect worker: from its start, and warm."""
+def _debezium_start(config: Settings) -> float:
+    """Drain from the start of a Connect worker, what the savers have stored: seconds to the last row."""
+    expected = tables.fingerprints(config.dsn("realtime", admin=True))
     tables.clear(config)
     began = datetime.now(UTC)
     with debezium.running(config) as worker:
         _fill(config, worker, expected)
-        cold = (tables.span(tables.dsn(config))[1] - began).total_seconds()
-        tables.clear(config)
-        with processes.metered(config) as use:
-            _fill(config, worker, expected)
-    return _record("Debezium's JDBC sink", _peer_rate(config, expected), cold, use)
+    return float((tables.span(tables.dsn(config))[1] - began).total_seconds())
+
+
+def _debezium(config: Settings, worker: debezium.Worker, expected: Fingerprints) -> Record:
+    """Drain in the Connect worker that runs."""
+    tables.clear(config)
+    with processes.metered(config) as use:
+        _fill(config, worker, expected)
+    return _record(DEBEZIUM, _peer_rate(config, expected), use)
 
 
 def _fill(config: Settings, worker: debezium.Worker, expected: Fingerprints) -> None:
@@ -161,7 +203,7 @@ def _loader(config: Settings, expected: Fingerprints) -> Record:
     with processes.metered(config) as use:
         loader.run(config.kafka_bootstrap, tables.dsn(config), topics)
     whole = (tables.span(tables.dsn(config))[1] - began).total_seconds()
-    return _record(f"bare Python, {loader.PROCESSES} processes", _peer_rate(config, expected), whole, use)
+    return _record(f"bare Python, {loader.PROCESSES} processes", _peer_rate(config, expected), use, whole)
 
 
 def _peer_rate(config: Settings, expected: Fingerprints) -> float:
@@ -183,9 +225,9 @@ def _limit(config: Settings, batches: limit.Batches, connections: int, expected:
     _compare(config.dsn("realtime", admin=True), expected)
     name = f"limit: COPY and merge from memory, {connections} connection{'s' * (connections > 1)}"
     events = sum(rows for rows, _ in expected.values())
-    return _record(name, events / use.seconds, use.seconds, use)
+    return _record(name, events / use.seconds, use, use.seconds)
 
 
-def _record(what: str, rate: float, whole: float, use: processes.Use) -> Record:
-    """A row of the table; CPU is that of the warm run."""
+def _record(what: str, rate: float, use: processes.Use, whole: float = nan) -> Record:
+    """A row of the table; of what has a JVM, `whole` comes from another run."""
     return {"what": what, "events/s": rate, "s to last row": whole, "CPU s": use.cpu, "others, cores": use.others}

@@ -1,4 +1,4 @@
-"""The facts of the last increment once more, by one statement inside PostgreSQL: what a cycle can't be faster than."""
+"""Facts once more, by one statement inside PostgreSQL, with keys, indexes and foreign keys: what a load is measured against."""
 
 import io
 import time
@@ -53,18 +53,36 @@ select (select count(*) from sales) + (select count(*) from views) + (select cou
 """
 
 
-def measure(rounds: int) -> list[float]:
-    """Seconds of the statement, in rounds; each takes the last increment out of the facts first, and is rolled back."""
-    admin = {name: settings().dsn(name, admin=True) for name in ("realtime", "warehouse")}
-    with (
-        closing(psycopg2.connect(admin["realtime"])) as realtime,
-        closing(psycopg2.connect(admin["warehouse"])) as warehouse,
-    ):
+NOTHING = dict.fromkeys(RAW, 0)
+"""Before the first batch."""
+
+
+def increment(rounds: int) -> list[float]:
+    """Seconds of the statement for the last increment, in rounds; each takes it out of the facts first, and is rolled back."""
+    with closing(_connect("warehouse")) as warehouse:
         after = _last_increment(warehouse)
+        _copy_raw(warehouse, after)
+        return [_load_once(warehouse, after)[1] for _ in range(rounds)]
+
+
+def everything() -> float:
+    """Rows/s of the statement for all events at once; it empties the facts first, and is rolled back."""
+    with closing(_connect("warehouse")) as warehouse:
+        _copy_raw(warehouse, NOTHING)
+        rows, seconds = _load_once(warehouse, NOTHING)
+        return rows / seconds
+
+
+def _connect(name: str) -> Connection:
+    return psycopg2.connect(settings().dsn(name, admin=True))
+
+
+def _copy_raw(warehouse: Connection, after: dict[str, int]) -> None:
+    """Copy the events after these batches into temporary tables of the warehouse."""
+    with closing(_connect("realtime")) as realtime:
         for table, columns in RAW.items():
             _copy(realtime, warehouse, table, f"{columns}, ingest_batch_id", after[table])
-        warehouse.commit()
-        return [_load_once(warehouse, after) for _ in range(rounds)]
+    warehouse.commit()
 
 
 def _last_increment(warehouse: Connection) -> dict[str, int]:
@@ -91,16 +109,21 @@ def _copy(realtime: Connection, warehouse: Connection, table: str, columns: str,
         target.execute(f"analyze raw_{table}")
 
 
-def _load_once(warehouse: Connection, after: dict[str, int]) -> float:
+def _load_once(warehouse: Connection, after: dict[str, int]) -> tuple[int, float]:
+    """Rows that the statement brings back, and its seconds."""
     with warehouse.cursor() as cursor:
         taken = 0
         for fact in FACTS:
             cursor.execute(f"alter table {fact.table} disable trigger append_only")
-            cursor.execute(f"delete from {fact.table} where ingest_batch_id > %s", [after[fact.source]])
-            taken += cursor.rowcount
+            cursor.execute(f"select count(*) from {fact.table} where ingest_batch_id > %s", [after[fact.source]])
+            taken += (cursor.fetchone() or (0,))[0]
+            if after == NOTHING:
+                cursor.execute(f"truncate {fact.table}")
+            else:
+                cursor.execute(f"delete from {fact.table} where ingest_batch_id > %s", [after[fact.source]])
         began = time.monotonic()
         cursor.execute(STATEMENT)
         seconds = time.monotonic() - began
         assert cursor.fetchone() == (taken,)
     warehouse.rollback()
-    return seconds
+    return taken, seconds
