@@ -34,7 +34,9 @@ class Applied:
     updated: int
 
 
-def versions(changes: DataFrame, current: DataFrame, *, key: Sequence[str], attributes: Sequence[str]) -> DataFrame:
+def versions(
+    changes: DataFrame, current: DataFrame, *, key: Sequence[str], attributes: Sequence[str], inferred: str = ""
+) -> DataFrame:
     """The versions of each key from its current one on, after the changes took effect.
 
     Parameters
@@ -45,6 +47,9 @@ def versions(changes: DataFrame, current: DataFrame, *, key: Sequence[str], attr
     current
         At most one row per key, its current version: key, `effective_date`, attributes. A change on that very day
         changes it in place; one before that day is ignored, since the past is settled.
+    inferred
+        The column of `current` that marks inferred members (see `infer`). Nothing is known of them yet: from the member's
+        start on holds the key's last change up to then, or else its first one.
 
     Returns
     -------
@@ -53,10 +58,24 @@ def versions(changes: DataFrame, current: DataFrame, *, key: Sequence[str], attr
         the value that is valid already makes no version, NULL being a value like any other.
     """
     columns = [*key, "effective_date", *attributes]
+    if inferred:
+        changes = _reveal(changes, current.where(inferred), key)
+        current = current.where(f"not {inferred}")
     known = current.select(*columns, F.lit(True).alias("is_known"))
     return collapse(
         known.unionByName(changes.select(*columns, F.lit(False).alias("is_known"))), key=key, attributes=attributes
     )
+
+
+def _reveal(changes: DataFrame, members: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The changes; of an inferred member those after its start, and the one that says what held on it, on that day."""
+    by_day = Window.partitionBy(*key).orderBy("effective_date")
+    starts = members.select(*key, F.col("effective_date").alias("start"))
+    dated = changes.join(starts, [*key], "left").withColumn("next", F.lead("effective_date").over(by_day))
+    told = dated.where("start is null or next is null or next > start")
+    is_first = F.row_number().over(by_day) == 1
+    day = F.coalesce(F.when(is_first, F.col("start")), "effective_date")
+    return told.withColumn("effective_date", day).drop("start", "next")
 
 
 def collapse(history: DataFrame, *, key: Sequence[str], attributes: Sequence[str]) -> DataFrame:
@@ -125,6 +144,30 @@ def apply(load: Load, dimension: Dimension, staged: str) -> Applied:
         )
     )
     return Applied(inserted=inserted, closed=int(counts.iloc[1]), updated=int(counts.iloc[0] - counts.iloc[1]))
+
+
+def infer(load: Load, dimension: Dimension, staged: str, *, flag: str) -> int:
+    """Insert a member for each staged key that the dimension doesn't have yet, and return their number.
+
+    For facts that come before their dimension: the member holds from the earliest staged `first_date` on, every attribute
+    has its column's default, and `flag` (boolean, a type 1 attribute of the dimension) is true. What `versions` makes of the
+    first change, with `flag` false, takes the member's place under its surrogate key (Kimball's inferred member).
+    """
+    columns = sql.SQL(", ").join(map(sql.Identifier, dimension.key))
+    return load.execute(
+        sql.SQL(
+            "insert into {table} ({key}, effective_date, is_current, {flag}, changed_by_cut)"
+            " select {key}, min(first_date), true, true, {cut} from staging.{staged} s"
+            " where not exists (select from {table} d where {same}) group by {key} order by {key}"
+        ).format(
+            table=sql.Identifier(dimension.table),
+            key=columns,
+            flag=sql.Identifier(flag),
+            cut=sql.Literal(load.cut.cut_id or None),
+            staged=sql.Identifier(staged),
+            same=sql.SQL(" and ").join(_equal(name) for name in dimension.key),
+        )
+    )
 
 
 def move_starts(load: Load, dimension: Dimension, staged: str) -> int:

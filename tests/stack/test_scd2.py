@@ -26,6 +26,7 @@ from lib.settings import Settings
 from lib.warehouse import Load
 
 COLOURS = Dimension(table="test_colours", key=("name",), type2=("colour", "size"), type1=("total",))
+WITH_MEMBERS = replace(COLOURS, type1=("is_inferred",))
 TABLE = """
 drop table if exists test_colours;
 create table test_colours (
@@ -34,6 +35,7 @@ create table test_colours (
     colour varchar(100),
     size integer,
     total bigint,
+    is_inferred boolean not null default false,
     effective_date date not null,
     end_date date,
     is_current boolean not null,
@@ -221,6 +223,72 @@ def move(load: Load, starts: dict[str, int]) -> int:
     assert scd2.broken(load, COLOURS) == 0
     load.connection.commit()
     return moved
+
+
+# --- inferred members
+
+
+def infer(load: Load, starts: dict[str, int]) -> int:
+    """Make members of these keys, from these days on, committed."""
+    rows = load.session.createDataFrame(
+        [(name, day(number)) for name, number in starts.items()], "name string, first_date date"
+    )
+    staged = load.stage("members", rows, like=COLOURS.table, first_date="date")
+    made = scd2.infer(load, WITH_MEMBERS, staged, flag="is_inferred")
+    load.connection.commit()
+    return made
+
+
+def reveal(load: Load, rows: Sequence[tuple[Any, ...]]) -> Applied:
+    """One load of changes to a dimension that has inferred members, committed."""
+    query = "select name, effective_date, colour, size, is_inferred from test_colours where is_current"
+    current = warehouse.read_warehouse(load, query)
+    made = scd2.versions(frame(load, rows), current, key=COLOURS.key, attributes=COLOURS.type2, inferred="is_inferred")
+    staged = load.stage("colours", made.selectExpr("*", "false as is_inferred"), like=COLOURS.table)
+    applied = scd2.apply(load, WITH_MEMBERS, staged)
+    assert scd2.broken(load, COLOURS) == 0
+    load.connection.commit()
+    return applied
+
+
+def ids(load: Load) -> dict[str, int]:
+    """The surrogate key of each key's first version."""
+    found = load.query("select distinct on (name) name, id from test_colours order by name, effective_date")
+    return dict(found.itertuples(index=False))
+
+
+def revealed(history: History, start: int) -> list[Version]:
+    """The versions of a history that was inferred from a day on: on it holds the last value up to then, else the first."""
+    split = max(start + 1, 0)
+    upto, later = ([value for value in part if value is not None] for part in (history[:split], history[split:]))
+    begin = (upto[-1:] or later[:1] or [NOTHING])[0]
+    found = [(day(start), begin)]
+    found += [(day(number), value) for number, value in enumerate(history) if number > start and value is not None]
+    distinct = [one for before, one in zip([None, *found], found, strict=False) if not before or before[1] != one[1]]
+    ends = [first for first, _ in distinct[1:]] + [None]
+    return [(first, value, end) for (first, value), end in zip(distinct, ends, strict=False)]
+
+
+def test_an_inferred_member_takes_the_first_thing_that_is_told_of_it_and_keeps_its_surrogate_key(table: Load) -> None:
+    every = itertools.product([RED, BLUE, NOTHING, None], repeat=3)
+    cases = {f"k{n}": case for n, case in enumerate(itertools.product(every, range(-1, 4)))}
+    histories: dict[str, History] = {name: history for name, (history, _) in cases.items()}
+    starts = {name: start for name, (_, start) in cases.items()}
+    assert infer(table, starts) == len(cases)
+    assert infer(table, starts) == 0
+    before = ids(table)
+    reveal(table, changes(histories, range(3)))
+    assert stored(table) == {name: revealed(history, start) for name, (history, start) in cases.items()}
+    assert ids(table) == before
+    assert reveal(table, changes(histories, range(3))) == Applied(0, 0, 0)
+    unknown = table.query("select name from test_colours where is_inferred")["name"]
+    assert set(unknown) == {name for name, history in histories.items() if not any(history)}
+
+
+def test_keys_that_are_known_are_not_inferred(table: Load) -> None:
+    reveal(table, [("a", day(0), *RED)])
+    assert infer(table, {"a": -2, "b": 1}) == 1
+    assert stored(table) == {"a": [(day(0), RED, None)], "b": [(day(1), NOTHING, None)]}
 
 
 # --- sentences
