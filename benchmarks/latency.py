@@ -25,8 +25,8 @@ from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
 
 RATE = 50
-COMPILE_SECONDS = 240
-"""Until then a third of the speed server's CPU goes to its compilers; savers run for days."""
+COMPILE_SECONDS = 60
+"""So long after the start the speed server still compiles a lot; savers run for days."""
 WARM_UP = 30
 LEAD = 5
 """Seconds in which a generator starts, before what it sends counts."""

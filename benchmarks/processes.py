@@ -78,9 +78,11 @@ def _parent(process: psutil.Process) -> int | None:
 
 
 def holdings(config: Settings, programs: list[str]) -> pd.DataFrame:
-    """One row per process of these programs: memory (MB, resident), file descriptors, listening sockets.
+    """One row per process of these programs: memory (resident, and of that what isn't shared), file descriptors, listening
+    sockets.
 
-    The index is `(program, process)`; like processes of a program are numbered by age.
+    PostgreSQL's sessions share its buffers, which each has resident as far as it has touched them. The index
+    is `(program, process)`; like processes of a program are numbered by age.
     """
     started = {row["pid"]: name for name, row in stack.status(config).items() if name in programs}
     rows = []
@@ -91,12 +93,14 @@ def holdings(config: Settings, programs: list[str]) -> pd.DataFrame:
             if program:
                 sockets = process.net_connections("inet")
                 listening = sum(socket.status == psutil.CONN_LISTEN for socket in sockets)
-                rows.append([program, _kind(process), process.memory_info().rss / 2**20, process.num_fds(), listening])
-    frame = pd.DataFrame(rows, columns=["program", "process", "MB", "descriptors", "listening"])
+                memory = process.memory_info()
+                sizes = [memory.rss / 2**20, (memory.rss - memory.shared) / 2**20]
+                rows.append([program, _kind(process), *sizes, process.num_fds(), listening])
+    frame = pd.DataFrame(rows, columns=["program", "process", "MB", "own MB", "descriptors", "listening"])
     number = frame.groupby(["program", "process"]).cumcount() + 1
     frame["process"] += " " + number.astype(str)
     frame = frame.sort_values("program", key=lambda names: names.map(programs.index), kind="stable")
-    return frame.set_index(["program", "process"]).round({"MB": 0})
+    return frame.set_index(["program", "process"]).round({"MB": 0, "own MB": 0})
 
 
 KINDS = {

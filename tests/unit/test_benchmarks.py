@@ -39,6 +39,6 @@ def test_a_table_shows_large_numbers_with_separators_and_leaves_absent_ones_empt
 
 @pytest.mark.parametrize(("late", "expected"), [(110, []), (111, ["descriptors: 100 early, 111 late"])])
 def test_what_grew_by_more_than_a_tenth_is_named(late: int, expected: list[str]) -> None:
-    columns = pd.MultiIndex.from_product([["descriptors", "listening"], ["5 min", "30 min"]])
-    held = pd.DataFrame([[60, late - 40, 1, 1], [40, 40, 0, 0]], columns=columns)
+    columns = pd.MultiIndex.from_product([["MB", "own MB", "descriptors", "listening"], ["5 min", "30 min"]])
+    held = pd.DataFrame([[9, 99, 5, 5, 60, late - 40, 1, 1], [9, 99, 4, 4, 40, 40, 0, 0]], columns=columns)
     assert soak.grown(held) == expected
