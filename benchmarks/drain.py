@@ -143,6 +143,7 @@ def reset(config: Settings) -> None:
     with closing(tables.connect(config.dsn("realtime", admin=True))) as connection, connection.cursor() as cursor:
         cursor.execute(f"truncate {', '.join(truncated)}")
         cursor.execute("update ops.ingest_heads set last_batch = 0, end_offsets = '{}', session_id = null")
+        cursor.execute("update ops.merge_heads set last_batch = 0")
         cursor.execute("checkpoint")
 
 

@@ -107,7 +107,7 @@ def next_cut(cursor: Cursor, run_date: date | None = None) -> Cut:
 def _last_batch(ledger: Cursor, table: str, read: int, run_date: date) -> int:
     """The last batch before the first unread one that holds an event after the run date."""
     ledger.execute(
-        "select coalesce(min(ingest_batch_id) filter (where last_event_at >= %s) - 1, max(ingest_batch_id), %s)"
+        "select coalesce(min(ingest_batch_id - batches) filter (where last_event_at >= %s), max(ingest_batch_id), %s)"
         " from ops.ingest_batches where source_table = %s and ingest_batch_id > %s",
         [datetime.combine(run_date + timedelta(days=1), datetime.min.time(), UTC), read, table, read],
     )

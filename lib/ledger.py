@@ -61,17 +61,20 @@ select bucket.key as bound, sum(bucket.value::bigint)::bigint as events
 from ops.ingest_batches, jsonb_each_text(latency_buckets) as bucket where {NEW} group by bucket.key
 """
 
+ACROSS = f"select from ops.ingest_batches where {NEW} and ingest_batch_id - batches < %(after)s"
+"""Ranges of batches some of which are in the totals already, and some aren't."""
+
 GAPS = f"""
 select (select min(bound) from unnest(%(bounds)s) as bound where seconds <= bound) as bound,
     count(*) as commits, sum(greatest(seconds, 0)) as seconds
 from (
-    select extract(epoch from committed_at - lag(committed_at) over (order by ingest_batch_id))::float as seconds
+    select batches, extract(epoch from committed_at - lag(committed_at) over (order by ingest_batch_id))::float as seconds
     from ops.ingest_batches where {NEW.replace(">", ">=", 1)}
 ) as gaps
-where seconds is not null
+where seconds is not null and batches = 1
 group by 1
 """
-"""The times between commits; a clock that was set back counts as none, so that sums never fall."""
+"""The times between commits, which a range has lost; a clock that was set back counts as none, so that sums never fall."""
 
 LETTERS = f"select reason, count(*) as letters from ops.dead_letters where {NEW} group by reason"
 
@@ -80,7 +83,8 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
     """The totals up to the last committed batch of each table, all as of one moment; `totals` stay as they were.
 
     Reads the ledger rows after each table's last known batch, so that the cost follows from what is new. Where the
-    ledger ends before that, it is another database's, and is summed up from its start.
+    ledger ends before that, it is another database's, and is summed up from its start; so it is where batches that were
+    seen were merged with others that weren't.
     """
     now = {}
     connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -89,7 +93,7 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
         heads, asked = cursor.fetchall(), time.monotonic()
         for head in heads:
             table = head["source_table"]
-            now[table] = known = _begin(totals.get(table), head["last_batch"])
+            now[table] = known = _begin(cursor, totals.get(table), table, head["last_batch"])
             if known.batch < head["last_batch"]:
                 _add_new(cursor, known, table, head["last_batch"])
             known.end_offsets = {int(partition): offset for partition, offset in head["end_offsets"].items()}
@@ -98,8 +102,12 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
     return now
 
 
-def _begin(known: Totals | None, last_batch: int) -> Totals:
-    return Totals() if known is None or last_batch < known.batch else copy.deepcopy(known)
+def _begin(cursor: Cursor, known: Totals | None, table: str, last: int) -> Totals:
+    """The totals that the batches up to `last` are added to."""
+    if known is None or last < known.batch:
+        return Totals()
+    cursor.execute(ACROSS, {"table": table, "after": known.batch, "last": last})
+    return Totals() if cursor.rowcount else copy.deepcopy(known)
 
 
 def _add_new(cursor: Cursor, totals: Totals, table: str, last: int) -> None:

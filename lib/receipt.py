@@ -24,14 +24,19 @@ POINTS = 120
 
 COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
 
+IN_SPANS = (
+    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
+    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
+)
+
 
 @dataclass(frozen=True)
 class Receipt:
     """What one run of a saver did, and whether it was kept.
 
-    `batches` has one row per micro-batch of the ledger, `dead_letters` one per reason with an example,
-    `schema_changes` one per added column; `latency` is event time to commit in milliseconds (p50, p95, p99) of the
-    `live_events` younger than a minute; `stored_rows` are counted in the table itself.
+    `batches` has one row per micro-batch of the ledger, or range of old ones, `dead_letters` one per reason with an
+    example, `schema_changes` one per added column; `latency` is event time to commit in milliseconds (p50, p95, p99) of
+    the `live_events`, younger than a minute and in no range; `stored_rows` are counted in the table itself.
     """
 
     table: str
@@ -91,38 +96,39 @@ def _rows(by_partition: dict[str, dict[str, int]]) -> list[dict[str, object]]:
 
 def read(connection: Connection, contract: Contract, query_id: str, state: State) -> Receipt:
     """The receipt of the run that the ledger knows by `query_id`, as the connection's transaction sees it."""
-    of_run = "source_table = %s and query_id = %s"
-    which = [contract.table, query_id]
     batches = database.frame(
-        connection, f"select * from ops.ingest_batches where {of_run} order by ingest_batch_id", which
+        connection,
+        "select * from ops.ingest_batches where source_table = %s and query_id = %s order by ingest_batch_id",
+        [contract.table, query_id],
     )
+    spans = _spans(batches)
     letters = database.frame(
         connection,
-        "select reason, count(*) as messages, min(l.detail) as example from ops.dead_letters l"
-        f" join ops.ingest_batches b using (source_table, ingest_batch_id) where {of_run}"
-        " group by reason order by messages desc, reason",
-        which,
+        f"select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {IN_SPANS}"
+        " where source_table = %s group by reason order by messages desc, reason",
+        [*spans, contract.table],
     )
     changes = database.frame(
         connection,
-        "select c.column_name, c.column_type, c.ingest_batch_id, c.created_at from ops.schema_changes c"
-        f" join ops.ingest_batches b using (source_table, ingest_batch_id) where {of_run} order by c.created_at",
-        which,
+        "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes"
+        f" join {IN_SPANS} where source_table = %s order by created_at",
+        [*spans, contract.table],
     )
     latency = database.frame(
         connection,
         sql.SQL(
             "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),"
             " count(*) filter (where ms < {live}), count(*) from (select"
-            " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t"
-            " join ops.ingest_batches b on b.source_table = %s and b.ingest_batch_id = t.ingest_batch_id"
-            " where b.query_id = %s) as events"
+            " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t join {spans}"
+            " left join ops.ingest_batches b on b.source_table = %s and b.query_id = %s"
+            " and b.ingest_batch_id = t.ingest_batch_id) as events"
         ).format(
             live=sql.Literal(LIVE_SECONDS * 1000),
             time=sql.Identifier(contract.time),
             table=sql.Identifier(contract.table),
+            spans=sql.SQL(IN_SPANS),
         ),
-        which,
+        [*spans, contract.table, query_id],
     )
     percentiles, live, stored = latency.iloc[0]
     return Receipt(
@@ -136,6 +142,19 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
         live_events=int(live),
         stored_rows=int(stored),
     )
+
+
+def _spans(batches: pd.DataFrame) -> tuple[list[int], list[int]]:
+    """The batches of these ledger rows as spans `(after, upto]`: their bounds."""
+    after: list[int] = []
+    upto: list[int] = []
+    for last, number in zip(batches["ingest_batch_id"], batches["batches"], strict=True):
+        if upto and upto[-1] == last - number:
+            upto[-1] = last
+        else:
+            after.append(last - number)
+            upto.append(last)
+    return after, upto
 
 
 def percentile(buckets: Iterable[dict[str, int]], share: float) -> float | None:
