@@ -2,12 +2,14 @@
 
 import graphlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, date, datetime
 from threading import Event
 from typing import Any
 
+import psycopg2
 from tenacity import (
     Retrying,
     retry_if_result,
@@ -17,13 +19,15 @@ from tenacity import (
     wait_exponential,
 )
 
-from lib import locks, registry
+from lib import locks, ranges, registry
 from lib.incremental import open_cut
 from lib.jobs import Job, JobError, dependencies, scan
 from lib.overview import refresh_gallery
 from lib.registry import Cycle
 from lib.runs import Notify, Run, execute, new_id
 from lib.settings import settings
+
+logger = logging.getLogger(__name__)
 
 LOCK = "cycle"
 WAIT_SECONDS = 600
@@ -45,7 +49,8 @@ def run_cycle(
     """Run the jobs over one cut; a job that isn't done makes those that depend on it `skipped`.
 
     Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
-    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom.
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom. At last a new cut's
+    cycle merges what is old in the ledger.
 
     Raises
     ------
@@ -66,7 +71,7 @@ def run_cycle(
             registry.sweep(connection, but=_savers())
         cycle = resume or _open_cycle(cycle_id, run_date)
         say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
-        return _run_in_order(
+        runs = _run_in_order(
             others,
             lambda job: run_job(
                 job,
@@ -83,6 +88,17 @@ def run_cycle(
             before=runs,
             cycle=cycle,
         )
+        if resume is None:
+            _merge_ledger(stop)
+        return runs
+
+
+def _merge_ledger(stop: Event) -> None:
+    """Merge old rows of the ledger; where that fails the cycle is none the worse for it, and the next one tries again."""
+    try:
+        ranges.merge(scan(settings().notebooks_dir)[0], days=settings().ledger_days, stop=stop)
+    except psycopg2.Error as error:
+        logger.error("the ledger wasn't merged; the next cycle tries again: %s", " ".join(str(error).split()))
 
 
 def _savers() -> list[str]:

@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     parallel_jobs: int = Field(default=2, ge=1)
     stream_run_minutes: float = Field(default=60, gt=0)
     stream_retry_seconds: int = Field(default=60, gt=0)
+    ledger_days: float = Field(default=7, gt=0)
     run_id: str = ""
     """Of the scheduler's run that this process belongs to; set by the scheduler, empty by hand."""
     lab_port: int = 8888

@@ -107,7 +107,7 @@ def tell(config: Settings, schedule: Schedule) -> Line:
     for step, batches in story.steps():
         line.send(*batches)
         if step not in story.CUTS:
-            schedule("run", "stream")
+            schedule("run", "stream", *story.PACE.get(step, []))
             continue
         day = [f"--run-date={story.CUTS[step]}"] if story.CUTS[step] else []
         schedule("run", "stream", "etl" if step in story.ETL_ONLY else "batch", *day)

@@ -21,6 +21,8 @@ SCENARIO = Scenario(
 SIMULATED_UNTIL = {1: "12-28T00:00", 2: "12-31T00:00", 3: "01-12T12:00", 5: "01-13T00:00", 6: "01-14T00:00"}
 CUTS = {2: "2025-12-30", 3: "2026-01-12", 6: "2026-01-12", 7: ""}
 """The run date of the cut after a step; empty for today's."""
+PACE = {5: ["-p", "catch_up_offsets=30"]}
+"""Of a step that is read in several micro-batches; the others are in one."""
 ETL_ONLY = (3,)
 """Steps whose cut is loaded without analytics: the next one has the same run date."""
 

@@ -13,15 +13,17 @@ import stored
 import story
 from line import Line, Schedule
 
-from lib import jobs, rebuild, swap
+from lib import jobs, ranges, rebuild, swap
 from lib import warehouse as load
 from lib.rebuild import Work
-from lib.settings import ROOT, Settings
+from lib.settings import ROOT, TOPICS, Settings
 from tests.oracle import analytics, expected, frame
 
 RFM = "analytics/rfm_analysis"
 PAST = (date(2026, 1, 9), date(2026, 1, 10))
 DAYS = [f"--from={PAST[0]}", f"--to={PAST[1]}"]
+AT_ONCE = 1e-9
+"""Days after which the ledger is merged."""
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,14 @@ def work() -> Work:
 def backfilled(line: Line, schedule: Schedule) -> str:
     """Two days of the past that no cycle had as its run date; what the command said."""
     return schedule("backfill", *DAYS).stdout
+
+
+@pytest.fixture(scope="module")
+def merged(stack: Settings, backfilled: str, work: Work) -> None:
+    """The ledger of all that is loaded, merged."""
+    ranges.merge(work.jobs, days=AT_ONCE, stop=work.stop)
+    with stored.connected(stack, "realtime") as connection:
+        assert stored.scalar(connection, "select max(batches) from ops.ingest_batches") > 1
 
 
 def cuts(connection: stored.Connection) -> list[dict[str, Any]]:
@@ -123,8 +133,8 @@ GRANTS = "select grantee, table_name, privilege_type from information_schema.rol
 SEGMENT = "update dim_customers set customer_segment = %s where user_id = 'medium' and effective_date = %s returning 1"
 
 
-@pytest.mark.usefixtures("backfilled")
-def test_a_rebuild_equals_the_living_warehouse_but_for_a_planted_row(
+@pytest.mark.usefixtures("merged")
+def test_a_rebuild_over_a_merged_ledger_equals_the_living_warehouse_but_for_a_planted_row(
     stack: Settings, schedule: Schedule, warehouse: stored.Connection, work: Work
 ) -> None:
     first = stored.rows(
@@ -165,7 +175,12 @@ def test_a_row_that_only_one_side_has_differs(warehouse: stored.Connection, work
 
 
 def test_the_rebuilt_rows_take_the_place_of_the_living_ones_and_the_next_cycle_goes_on_from_there(
-    line: Line, stack: Settings, schedule: Schedule, warehouse: stored.Connection, work: Work
+    line: Line,
+    stack: Settings,
+    schedule: Schedule,
+    warehouse: stored.Connection,
+    realtime: stored.Connection,
+    work: Work,
 ) -> None:
     before, rights = read(stack), stored.rows(warehouse, GRANTS)
     filled = cuts(warehouse)[-1]
@@ -179,13 +194,16 @@ def test_the_rebuilt_rows_take_the_place_of_the_living_ones_and_the_next_cycle_g
         pass
 
     line.send([story.view("after", "12-20", "after", user="after"), story.buy("after", "12-20", 2000, "medium")])
-    schedule("run", "stream", "batch")
+    schedule("run", "stream", "batch", GM_LEDGER_DAYS=str(AT_ONCE))
     wanted, found = expected(line.events(), cuts(warehouse)), read(stack)
     sales = wanted["fact_sales"][wanted["fact_sales"]["ingest_batch_id"] <= filled["transactions"]]
     past = snapshots(sales.astype(object).to_dict("records"), *((day, filled) for day in PAST))
     wanted["rfm_analysis"] = pd.concat([wanted["rfm_analysis"], past])
     for table in stored.WAREHOUSE:
         assert not (differences := stored.differences(table, wanted[table], found[table])), differences
+    last = cuts(warehouse)[-1]
+    heads = stored.rows(realtime, "select source_table, last_batch from ops.merge_heads")
+    assert {head["source_table"]: head["last_batch"] for head in heads} == {table: last[table] for table in TOPICS}
 
 
 def test_a_fresh_rebuild_makes_what_one_load_of_everything_would_and_the_next_cycle_goes_on_from_there(
