@@ -114,6 +114,8 @@ def table(
 ) -> None:
     """Display the first rows of a frame for people: numbers to the right, with thousands separators; no index.
 
+    Of an empty frame there is a row that says so.
+
     Parameters
     ----------
     formats
@@ -129,6 +131,7 @@ def table(
         texts = (html.escape(_text(value, formats.get(str(name)))) for value in column)
         columns.append([f'<td style="text-align:{side}">{text}</td>' for text in texts])
     rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    rows = rows or f'<tr><td colspan="{len(head)}">none</td></tr>'
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     note = f"<p><small>{limit:,} of {len(frame):,} rows</small></p>" if limit < len(frame) else ""
     html_table = f"<table>{title}<thead><tr>{''.join(head)}</tr></thead><tbody>{rows}</tbody></table>"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import plotly
 import pytest
@@ -192,6 +193,13 @@ def test_numbers_of_a_table_are_aligned_and_separated(page: BeautifulSoup) -> No
     assert [th["style"] for th in table.select("th")] == ["text-align:left", *["text-align:right"] * 3]
     assert [td.text for td in table.select("td")] == ["Ann", "1,234", "1,234.50", "99.6%"]
     assert table.find_next("small").text == "1 of 2 rows"
+
+
+def test_an_empty_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(report, "_display", shown.append)
+    report.table(pd.DataFrame(columns=["reason", "messages"]))
+    assert [cell.text for cell in BeautifulSoup(clean(shown[0]["text/html"]), "html.parser").find_all("td")] == ["none"]
 
 
 def test_page_knows_no_outside_address(page: BeautifulSoup, runs: Path) -> None:
