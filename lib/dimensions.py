@@ -16,8 +16,8 @@ GEOGRAPHY = Dimension(table="dim_geography", key=("country",), type2=())
 FIRST_DAY = date(2000, 1, 1)
 
 _AMOUNT = (
-    "(select sum(round((line ->> 'quantity')::numeric * (line ->> 'price')::numeric(18, 4), 2))"
-    " from jsonb_array_elements(products) as line)"
+    "(select sum(round((line.value ->> 'quantity')::numeric * (line.value ->> 'price')::numeric(18, 4), 2))"
+    " from jsonb_array_elements(products) as line (value))"
 )
 
 

@@ -288,6 +288,38 @@ def test_only_a_duplicate_that_says_something_else_is_a_conflict(saver: Connecti
     assert ledger(saver, receipt.ingest_batch_id, "conflicts, by_partition #> '{100,conflicts}'") == (4, 4)
 
 
+TEXTS = [
+    "\\.",
+    "a\n\\.\nb",
+    "\r\n\\.\r\n",
+    "\n",
+    "\r",
+    "\\N",
+    "\\",
+    '"',
+    '""',
+    ",",
+    "a,b",
+    "\t",
+    " ",
+    "null",
+    "\x01\x7f",
+    "\u2028",
+    "🏝",
+]
+
+
+def test_texts_that_mean_something_to_copy_are_stored_as_they_are(saver: Connection) -> None:
+    batch = [cart(f"e{n}", session_id=text, country=text, note=text, deep=[text]) for n, text in enumerate(TEXTS)]
+    # the second time through the table that duplicates take
+    for start in (0, len(batch)):
+        receipt = write(saver, CART_EVENTS, messages(*batch, start=start), next_run(saver, f"run {start}"), 0)
+        assert receipt
+        assert (receipt.dead_letters, receipt.conflicts) == (0, 0)
+    columns = "session_id, country, note, extra -> 'deep' ->> 0"
+    assert stored(saver, columns=columns) == [(text,) * 4 for text in TEXTS]
+
+
 def test_orders_conflict_by_their_lines(saver: Connection) -> None:
     line = {"product_id": "p", "quantity": 2, "price": 1.5}
     writer = next_run(saver, contract=TRANSACTIONS)
