@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -30,7 +30,7 @@ TOPICS = {
 class SettingsError(ValueError):
     """Settings that can't be used: a line for each one, which names it and says what to change, and never its value."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
@@ -199,7 +199,7 @@ def _read() -> Settings:
         except (OSError, UnicodeError) as error:
             wrong = [f"{_env_file()} can't be read: {_reason(error)}"]
     # outside of the handlers: what pydantic raises holds all that was given
-    raise SettingsError(wrong)
+    raise SettingsError(*wrong)
 
 
 def _env_file() -> Path:
