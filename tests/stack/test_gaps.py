@@ -33,7 +33,7 @@ def config(stack: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def saver(config: Settings) -> Iterator[Connection]:
     """A saver's connection; what it did is rolled back."""
-    with closing(psycopg2.connect(config.realtime_dsn)) as connection:
+    with closing(psycopg2.connect(config.dsn("realtime"))) as connection:
         yield connection
 
 
