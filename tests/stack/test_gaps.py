@@ -54,7 +54,7 @@ def send(config: Settings, topic: str, *transactions: tuple[Sequence[bytes], boo
         for values, is_committed in transactions:
             producer.begin_transaction()
             for future in [producer.send(topic, value, partition=partition) for value in values]:
-                future.get(timeout=30)
+                future.get(timeout=180)
             if is_committed:
                 producer.commit_transaction()
             else:

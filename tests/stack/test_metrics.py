@@ -118,7 +118,7 @@ def start_realtime(config: Settings) -> None:
     """Start the server of the realtime database, and wait until it answers."""
     parts_of_stack.start(config, ["realtime"])
     retry = retry_if_exception_type(psycopg2.OperationalError)
-    connect = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.1), retry=retry)
+    connect = Retrying(stop=stop_after_delay(180), wait=wait_fixed(0.1), retry=retry)
     connect(psycopg2.connect, config.dsn("realtime")).close()
 
 

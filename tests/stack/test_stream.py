@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,10 @@ def test_a_run_far_behind_uses_the_larger_cap_and_goes_back_when_it_is_level(wor
     assert len({batch["query_id"] for batch in batches}) == 1
 
 
-def test_by_hand_a_saver_at_work_is_left_alone_and_its_receipt_shown(world: World, other: SparkSession) -> None:
+def test_by_hand_a_saver_at_work_is_left_alone_and_its_receipt_shown(
+    world: World, other: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FRESH", timedelta(hours=1))  # its signs of life may come late here
     with world.at_work(trigger_interval=BRISK):
         world.send(carts(0, 30))
         world.await_ids(carts(0, 30))
