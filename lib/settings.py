@@ -113,6 +113,16 @@ class Settings(BaseSettings):
     metrics_port: Port = 9108
     lab_token: SecretStr = SecretStr("")
 
+    def __init__(self, **given: Any) -> None:
+        wrong: ValidationError | None = None
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            wrong = error.with_traceback(None)
+        if wrong:
+            # without the frames that hold what was read
+            raise wrong
+
     @model_validator(mode="after")
     def _fill_urls(self) -> Self:
         wrong: list[str] = []

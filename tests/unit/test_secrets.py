@@ -19,7 +19,7 @@ from rich.traceback import Traceback
 
 from lib import scratch, servers, spark
 from lib.process import Assignment
-from lib.settings import ROOT, Settings, SettingsError
+from lib.settings import ROOT, Settings, SettingsError, settings
 
 CANARY = "canary-in-the-mine"
 SECRETS = [f"GM_{name}" for name in scratch.SECRETS]
@@ -136,6 +136,15 @@ def test_a_traceback_with_variables_shows_no_secret(external: Settings) -> None:
     for text in tracebacks(error):
         assert "external" in text or "config" in text
         assert_silent(text)
+
+
+def test_a_traceback_of_wrong_settings_shows_no_secret(external: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GM_RATE", "0")
+    for read in (lambda config: Settings(), lambda config: settings.__wrapped__()):
+        error = failing(read, external)
+        assert "rate" in str(error).lower()
+        for text in tracebacks(error):
+            assert_silent(text)
 
 
 def test_a_refused_connection_to_spark_shows_no_secret(external: Settings) -> None:
