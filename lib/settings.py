@@ -127,7 +127,9 @@ class Settings(BaseSettings):
     def _fill_urls(self) -> Self:
         wrong: list[str] = []
         if unknown := set(self.parts) - set(get_args(Part)):
-            wrong.append(f"GM_EMBEDDED names {', '.join(sorted(unknown))}; known parts: {', '.join(get_args(Part))}")
+            # an address that was put there by mistake isn't repeated
+            names = ", ".join(sorted(name if name.isalnum() else "what is no name" for name in unknown))
+            wrong.append(f"GM_EMBEDDED names {names}; known parts: {', '.join(get_args(Part))}")
         for name in ("data_dir", "runs_dir", "notebooks_dir", "jars_dir"):
             setattr(self, name, (ROOT / getattr(self, name)).resolve())
         if problem := self._contradiction("kafka", "kafka_bootstrap", f"localhost:{self.kafka_port}"):
