@@ -241,7 +241,7 @@ def test_of_two_runs_that_plan_the_same_epoch_only_one_writes(committing: Connec
         waiting = pool.submit(write, other, CART_EVENTS, messages(cart("a"), cart("b")), two, 0)
         committing.commit()
         with pytest.raises(Fenced):
-            waiting.result(timeout=30)
+            waiting.result(timeout=180)
         other.rollback()
     assert stored(committing) == [("a", 0)]
     assert write(committing, CART_EVENTS, messages(cart("b"), start=1), one, 1)
