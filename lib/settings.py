@@ -10,6 +10,8 @@ from typing import Literal, Self, get_args
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lib import brokers
+
 ROOT = Path(__file__).resolve().parent.parent
 
 Part = Literal["kafka", "realtime", "warehouse", "spark", "redis"]
@@ -93,6 +95,11 @@ class Settings(BaseSettings):
             )
         for name in ("data_dir", "runs_dir", "notebooks_dir", "jars_dir"):
             setattr(self, name, (ROOT / getattr(self, name)).resolve())
+        if self.kafka_bootstrap:
+            try:
+                self.kafka_bootstrap = brokers.normalised(self.kafka_bootstrap)
+            except ValueError as error:
+                raise ValueError(f"GM_KAFKA_BOOTSTRAP: {error}") from error
         self._fill("kafka", "kafka_bootstrap", f"localhost:{self.kafka_port}")
         for name, port, password in (
             ("realtime", self.realtime_port, self.realtime_password),

@@ -30,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import DataStreamWriter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from lib import database, receipt, sink, spark
+from lib import database, gaps, receipt, sink, spark
 from lib.backlog import backlog
 from lib.columns import decode_batch
 from lib.receipt import Receipt
@@ -130,6 +130,7 @@ def ingest(
         elif lag:
             run.start(catch_up_offsets)
             run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
+        run.pass_over()
     finally:
         run.end()
     with closing(database.connect("realtime")) as connection:
@@ -163,6 +164,8 @@ class _Run:
     queries: list[_Query] = field(default_factory=list)
     looked: tuple[float, int] = (0.0, 0)
     """When progress was last looked at, and the last batch then."""
+    passed: dict[int, int] = field(default_factory=dict)
+    """Where each partition stood when `pass_over` was called last."""
 
     def register(self) -> None:
         """Put the run's session into the head, so that its queries can be found and stopped."""
@@ -203,7 +206,9 @@ class _Run:
                 if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
                     return
                 self._retire()
-                if (cap := self._cap(self._look())) != self.queries[-1].cap:
+                lag = self._look()
+                self.pass_over(quiet=True)
+                if (cap := self._cap(lag)) != self.queries[-1].cap:
                     self.start(cap)
 
     def read(self, ends: dict[int, int]) -> None:
@@ -266,6 +271,30 @@ class _Run:
         self.looked = (now, head.last_batch)
         self.watch(Progress(rate, lag, receipt.percentile(buckets or [], 0.95), int(rows), query.cap))
         return lag
+
+    def pass_over(self, *, quiet: bool = False) -> None:
+        """Note where the query has read further than the head, since Kafka has no message there.
+
+        Transactions end with a marker, and aborted messages may follow. Without the note nobody could tell that nothing was
+        lost once Kafka has removed them. With `quiet`, only of partitions that stand where they stood at the last call.
+        """
+        read = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic) if self.queries else {}
+        # while one of them is away nothing is noted: the next look, or the next run, makes up for it
+        with (
+            contextlib.suppress(KafkaError, psycopg2.OperationalError, psycopg2.InterfaceError),
+            closing(database.connect("realtime")) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            head = sink.read_head(cursor, self.contract.table)
+            behind = {n: at for n, end in read.items() if (at := head.following(n)) is not None and at < end}
+            before, self.passed = self.passed, behind
+            if quiet:
+                behind = {number: at for number, at in behind.items() if before.get(number) == at}
+            if behind:
+                kafka = settings().kafka_bootstrap
+                upto = gaps.passed(self.contract.topic, behind, witnessed=read, kafka=kafka)
+                sink.pass_over(cursor, self.contract.table, head, upto)
 
     def _cap(self, lag: int | None) -> int:
         """The cap for this lag: the larger one when far behind, the usual one again when level."""
