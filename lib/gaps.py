@@ -43,8 +43,9 @@ class Reading:
 
     def window(self, start: int) -> tuple[int, int] | None:
         """From the first offset missing from `start` on to the one that was read after the last missing; None without."""
-        is_known = self.following is not None and start <= self.following <= self.offsets[0]
-        before = np.concatenate(([(self.following if is_known else start) - 1], self.offsets[:-1]))
+        if self.following is not None and self.following <= self.offsets[0]:
+            start = max(start, self.following)
+        before = np.concatenate(([start - 1], self.offsets[:-1]))
         after = np.flatnonzero(self.offsets - before > 1)
         return (int(before[after[0]]) + 1, int(self.offsets[after[-1]])) if len(after) else None
 

@@ -95,14 +95,29 @@ def live() -> Callable[["Progress"], None]:
 
 
 def show(figure: "go.Figure") -> None:
-    """Display a plotly figure in the project's look, in JupyterLab and in the report alike."""
+    """Display a plotly figure in the project's look, in JupyterLab and in the report alike.
+
+    Of a figure without a point there is no empty pair of axes, but a sentence that says so.
+    """
     from lib import look
 
+    if not any(map(_points, figure.data)):
+        figure.update_xaxes(visible=False).update_yaxes(visible=False).update_layout(
+            height=120, showlegend=False, margin_l=8
+        )
+        place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0.5, "showarrow": False}
+        figure.add_annotation(text="nothing to show", font_color=look.MUTED, **place)
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
     figure.update_layout(template=look.use_template(), margin_t=room, legend_title_text="")
     _display({"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": "(a chart)"})
+
+
+def _points(trace: Any) -> int:
+    """How many points a trace has, whatever it calls them."""
+    parts = [getattr(trace, name, None) for name in ("x", "y", "z", "values")]
+    return max((len(part) for part in parts if part is not None), default=0)
 
 
 def table(
