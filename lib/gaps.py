@@ -89,8 +89,8 @@ def _consumer(kafka: str) -> KafkaConsumer:
 def passed(topic: str, heads: Mapping[int, int], *, witnessed: Mapping[int, int], kafka: str) -> dict[int, int]:
     """How far behind the next offset to read of each partition there is no message, up to the last stable offset.
 
-    Only partitions where that is further than `heads` are in it. What Kafka has removed is taken from `witnessed`: up to
-    where a query has read all that was committed, and written it.
+    Only partitions where that is further than `heads` are in it. For what Kafka has removed, `witnessed` stands: up to where
+    a query has read all that was committed, and written it.
 
     Raises
     ------
