@@ -42,11 +42,15 @@ def _address(text: str) -> tuple[str, int]:
 
 def normalised(bootstrap: str) -> str:
     """The same addresses as every client reads them: each with its port, no blanks."""
-    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses(bootstrap))
+    return ",".join(_text(*address) for address in addresses(bootstrap))
 
 
-def reach(bootstrap: str, *, seconds: float) -> None:
-    """Return once one of the brokers takes a connection: kafka-python leaks a socket for each that is refused.
+def _text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reach(bootstrap: str, *, seconds: float) -> str:
+    """The first of the addresses that takes a connection: kafka-python leaks a socket for each that is refused.
 
     Raises
     ------
@@ -57,5 +61,6 @@ def reach(bootstrap: str, *, seconds: float) -> None:
     for address in others:
         with contextlib.suppress(OSError):
             socket.create_connection(address, timeout=seconds).close()
-            return
+            return _text(*address)
     socket.create_connection(last, timeout=seconds).close()
+    return _text(*last)

@@ -121,9 +121,9 @@ def _connect(config: Settings) -> Connection:
 
 
 def _kafka_client(config: Settings) -> KafkaAdminClient:
-    brokers.reach(config.kafka_bootstrap, seconds=ANSWER_SECONDS)
+    address = brokers.reach(config.kafka_bootstrap, seconds=ANSWER_SECONDS)
     wait = {f"{name}_timeout_ms": ANSWER_SECONDS * 1000 for name in ("bootstrap", "request")}
-    return KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap.split(","), **wait)
+    return KafkaAdminClient(bootstrap_servers=address, **wait)
 
 
 def _offsets(client: KafkaAdminClient) -> Offsets:

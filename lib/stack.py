@@ -168,8 +168,8 @@ def _database_answers(config: Settings, database: str) -> None:
 
 def ensure_topics(config: Settings) -> None:
     """Make the three topics of three partitions where they don't exist yet."""
-    brokers.reach(config.kafka_bootstrap, seconds=5)
-    client = KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap, bootstrap_timeout_ms=5000)
+    address = brokers.reach(config.kafka_bootstrap, seconds=5)
+    client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5000)
     try:
         missing = set(TOPICS.values()) - set(client.list_topics())
         if missing:

@@ -53,6 +53,7 @@ def test_one_broker_that_takes_connections_is_enough(family: socket.AddressFamil
         nobody = other.getsockname()[1]
         other.close()
         there = f"[{host}]" if ":" in host else host
-        brokers.reach(f"127.0.0.1:{nobody}, {there}:{server.getsockname()[1]}", seconds=5)
+        address = f"{there}:{server.getsockname()[1]}"
+        assert brokers.reach(f"127.0.0.1:{nobody}, {address}", seconds=5) == address
         with pytest.raises(ConnectionRefusedError):
             brokers.reach(f"127.0.0.1:{nobody}", seconds=5)
