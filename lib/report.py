@@ -97,16 +97,14 @@ def live() -> Callable[["Progress"], None]:
 def show(figure: "go.Figure") -> None:
     """Display a plotly figure in the project's look, in JupyterLab and in the report alike.
 
-    Of a figure without a point there is no empty pair of axes, but a sentence that says so.
+    Of a figure without a point there are no empty axes, but its title and a row that says so, as of an empty table.
     """
     from lib import look
 
     if not any(map(_points, figure.data)):
-        figure.update_xaxes(visible=False).update_yaxes(visible=False).update_layout(
-            height=120, showlegend=False, margin_l=8
-        )
-        place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0.5, "showarrow": False}
-        figure.add_annotation(text="nothing to show", font_color=look.MUTED, **place)
+        title = html.escape(figure.layout.title.text or "")
+        _display({"text/html": f"<table><caption>{title}</caption><tbody><tr><td>none</td></tr></tbody></table>"})
+        return
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
