@@ -103,7 +103,8 @@ def show(figure: "go.Figure") -> None:
 
     if not any(map(_points, figure.data)):
         title = html.escape(figure.layout.title.text or "")
-        _display({"text/html": f"<table><caption>{title}</caption><tbody><tr><td>none</td></tr></tbody></table>"})
+        row = '<tr><td style="text-align:left">none</td></tr>'
+        _display({"text/html": f"<table><caption>{title}</caption><tbody>{row}</tbody></table>"})
         return
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
@@ -144,7 +145,7 @@ def table(
         texts = (html.escape(_text(value, formats.get(str(name)))) for value in column)
         columns.append([f'<td style="text-align:{side}">{text}</td>' for text in texts])
     rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
-    rows = rows or f'<tr><td colspan="{len(head)}">none</td></tr>'
+    rows = rows or f'<tr><td style="text-align:left" colspan="{len(head)}">none</td></tr>'
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     note = f"<p><small>{limit:,} of {len(frame):,} rows</small></p>" if limit < len(frame) else ""
     html_table = f"<table>{title}<thead><tr>{''.join(head)}</tr></thead><tbody>{rows}</tbody></table>"
