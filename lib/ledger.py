@@ -11,6 +11,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import RealDictCursor
 
+from lib.sink import following
+
 COUNTS = ("rows_in", "rows_written", "duplicates", "conflicts")
 
 INTERVALS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -35,13 +37,14 @@ class Totals:
     committed_at: float | None = None
     """Of the last batch, in seconds since 1970."""
     end_offsets: dict[int, int] = field(default_factory=dict)
+    """The next offset to read of each partition."""
     schema_changes: int = 0
     heartbeat: float | None = None
     """When the last sign of life was, by this machine's monotonic clock."""
 
 
 HEADS = """
-select h.source_table, h.last_batch, h.end_offsets,
+select h.source_table, h.last_batch, h.end_offsets, h.passed_offsets,
     extract(epoch from clock_timestamp() - h.heartbeat_at)::float as heartbeat_age,
     (select count(*) from ops.schema_changes c where c.source_table = h.source_table) as schema_changes
 from ops.ingest_heads h
@@ -96,7 +99,10 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
             now[table] = known = _begin(cursor, totals.get(table), table, head["last_batch"])
             if known.batch < head["last_batch"]:
                 _add_new(cursor, known, table, head["last_batch"])
-            known.end_offsets = {int(partition): offset for partition, offset in head["end_offsets"].items()}
+            passed = head["passed_offsets"]
+            known.end_offsets = {
+                int(partition): following(end, passed.get(partition)) for partition, end in head["end_offsets"].items()
+            }
             known.schema_changes = head["schema_changes"]
             known.heartbeat = None if head["heartbeat_age"] is None else asked - head["heartbeat_age"]
     return now

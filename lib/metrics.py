@@ -2,7 +2,6 @@
 
 import logging
 import math
-import socket
 import sys
 import threading
 import time
@@ -12,15 +11,15 @@ from contextlib import closing
 from typing import Generic, Protocol, TypeVar
 
 import psycopg2
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from psycopg2.extensions import connection as Connection
 
-from lib import ledger, servers
+from lib import brokers, ledger, servers
+from lib.backlog import Span, held
 from lib.ledger import Totals
 from lib.settings import TOPICS, Settings, required
 from lib.sink import LATENCY_SECONDS
@@ -28,8 +27,8 @@ from lib.sink import LATENCY_SECONDS
 ANSWER_SECONDS = 3
 """How long a part may take to answer: Prometheus gives a scrape ten seconds."""
 
-Offsets = dict[str, dict[int, tuple[int, int]]]
-"""First and next offset of each partition of each table's topic."""
+Offsets = dict[str, dict[int, Span]]
+"""What Kafka holds of each partition of each table's topic."""
 
 log = logging.getLogger("metrics")
 
@@ -120,26 +119,14 @@ def _connect(config: Settings) -> Connection:
 
 
 def _kafka_client(config: Settings) -> KafkaAdminClient:
-    host, _, port = config.kafka_bootstrap.split(",")[0].rpartition(":")
-    # the client leaks a socket for each refused connection
-    socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    address = brokers.reach(config.kafka_bootstrap, seconds=ANSWER_SECONDS)
     wait = {f"{name}_timeout_ms": ANSWER_SECONDS * 1000 for name in ("bootstrap", "request")}
-    return KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap.split(","), **wait)
+    return KafkaAdminClient(bootstrap_servers=address, **wait)
 
 
 def _offsets(client: KafkaAdminClient) -> Offsets:
-    topics = {topic["name"]: topic["partitions"] for topic in client.describe_topics(list(TOPICS.values()))}
-    places = [
-        TopicPartition(topic, partition["partition_index"]) for topic, found in topics.items() for partition in found
-    ]
-    first, following = (
-        {place: found.offset for place, found in client.list_partition_offsets(dict.fromkeys(places, spec)).items()}
-        for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
-    )
-    return {
-        table: {place.partition: (first[place], following[place]) for place in places if place.topic == topic}
-        for table, topic in TOPICS.items()
-    }
+    found = held(client, list(TOPICS.values()))
+    return {table: found[topic] for table, topic in TOPICS.items()}
 
 
 # --- the families
@@ -207,14 +194,20 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
         "Messages in Kafka that aren't in the realtime database yet; below 0: the topic was made anew.",
         labels=["table", "partition"],
     )
+    waiting = GaugeMetricFamily(
+        "globalmart_ingest_open_messages",
+        "Messages in Kafka that can't be read before a transaction ends.",
+        labels=["table", "partition"],
+    )
     for table, known in totals.items():
         if known.committed_at is not None:
             committed.add_metric([table], known.committed_at)
         if known.heartbeat is not None:
             heartbeat.add_metric([table], time.monotonic() - known.heartbeat)
-        for partition, (first, following) in sorted(offsets.get(table, {}).items()):
-            lag.add_metric([table, str(partition)], following - known.end_offsets.get(partition, first))
-    return [committed, heartbeat, lag]
+        for partition, span in sorted(offsets.get(table, {}).items()):
+            lag.add_metric([table, str(partition)], span.stable - known.end_offsets.get(partition, span.earliest))
+            waiting.add_metric([table, str(partition)], span.end - span.stable)
+    return [committed, heartbeat, lag, waiting]
 
 
 def main() -> None:

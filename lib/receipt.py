@@ -79,10 +79,10 @@ class Receipt:
     def over_time(self) -> pd.DataFrame:
         """Events per second in equal slices of the run: `time`, `rows_written`, `duplicates`, `dead_letters`.
 
-        A run without messages has one slice of zeros.
+        A run without messages has no slice.
         """
         if self.batches.empty:
-            return pd.DataFrame([{"time": pd.Timestamp.now("UTC").floor("1s"), **dict.fromkeys(COUNTS[1:], 0.0)}])
+            return pd.DataFrame(columns=["time", *COUNTS[1:]])
         times = pd.to_datetime(self.batches["committed_at"], utc=True)
         span = (times.max() - times.min()).total_seconds()
         seconds = next((size for size in (1, 5, 10, 30, 60) if span / size <= POINTS), 300)

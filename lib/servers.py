@@ -1,5 +1,6 @@
 """Addresses with passwords in them: refused where they can't be what was meant, and connected to without telling them."""
 
+import contextlib
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -8,6 +9,8 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
+
+from lib import brokers
 
 SHORTEST = 4
 """A password of fewer characters is found in any text, and isn't looked for."""
@@ -70,18 +73,16 @@ def _is_spark(text: str) -> bool:
 
 
 def check_brokers(text: str) -> str:
-    """Refuse what isn't a list of Kafka's brokers.
+    """The list of Kafka's brokers as every client reads it; an address in the wrong place isn't repeated.
 
     Raises
     ------
     ValueError
         Saying what to write.
     """
-    for broker in text.split(",") if text else ():
-        host, _, port = broker.strip().rpartition(":")
-        if not host or not _is_port(port):
-            raise ValueError("has to be host:port of each broker: write broker:9092, or broker1:9092,broker2:9092")
-    return text
+    with contextlib.suppress(ValueError):
+        return brokers.normalised(text) if text else text
+    raise ValueError("has to be host:port of each broker: write broker:9092, broker1:9092,broker2:9092 or [::1]:9092")
 
 
 def _is_port(text: str) -> bool:

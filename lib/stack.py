@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pydantic import SecretStr
 from supervisor.xmlrpc import SupervisorTransport
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from lib import bootstrap, migrate, parts, postgres, servers
+from lib import bootstrap, brokers, migrate, parts, postgres, servers
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 START_SECONDS = 240
@@ -170,10 +169,8 @@ def _database_answers(config: Settings, database: str) -> None:
 
 def ensure_topics(config: Settings) -> None:
     """Make the three topics of three partitions where they don't exist yet."""
-    host, _, port = config.kafka_bootstrap.split(",")[0].rpartition(":")
-    # the client leaks a socket for each refused connection
-    socket.create_connection((host, int(port)), timeout=5).close()
-    client = KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap, bootstrap_timeout_ms=5000)
+    address = brokers.reach(config.kafka_bootstrap, seconds=5)
+    client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5000)
     try:
         missing = set(TOPICS.values()) - set(client.list_topics())
         if missing:

@@ -5,11 +5,13 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import papermill
 import plotly
+import plotly.express as px
 import pytest
 import scrapbook
 from bs4 import BeautifulSoup
@@ -200,6 +202,25 @@ def test_an_empty_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_display", shown.append)
     report.table(pd.DataFrame(columns=["reason", "messages"]))
     assert [cell.text for cell in BeautifulSoup(clean(shown[0]["text/html"]), "html.parser").find_all("td")] == ["none"]
+
+
+@pytest.mark.parametrize("colour", [None, "became"])
+def test_a_chart_without_a_point_says_so_instead_of_showing_axes(
+    monkeypatch: pytest.MonkeyPatch, colour: str | None
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(report, "_display", shown.append)
+    frame = pd.DataFrame(columns=["time", "events", "became"])
+    report.show(px.bar(frame, x="time", y="events", color=colour, title="What became of 0 messages"))
+    (bundle,) = shown
+    assert BeautifulSoup(clean(bundle["text/html"]), "html.parser").get_text("|") == "What became of 0 messages|none"
+
+
+def test_a_chart_of_zeros_keeps_its_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(report, "_display", shown.append)
+    report.show(px.bar(pd.DataFrame({"day": [1], "events": [0]}), x="day", y="events"))
+    assert shown[0]["application/vnd.plotly.v1+json"]["data"]
 
 
 def test_page_knows_no_outside_address(page: BeautifulSoup, runs: Path) -> None:

@@ -111,6 +111,16 @@ def test_the_url_that_an_embedded_part_has_anyway_is_no_contradiction(monkeypatc
     assert read(monkeypatch, KAFKA_BOOTSTRAP="localhost:9092").kafka_bootstrap == "localhost:9092"
 
 
+def test_brokers_may_be_written_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read(monkeypatch, EMBEDDED="realtime,warehouse,spark", KAFKA_BOOTSTRAP="one, [::1]:9094")
+    assert config.kafka_bootstrap == "one:9092,[::1]:9094"
+
+
+def test_a_broker_that_is_no_address_is_named_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match=r"kafka_bootstrap[\s\S]*has to be host:port of each broker"):
+        read(monkeypatch, EMBEDDED="realtime,warehouse,spark", KAFKA_BOOTSTRAP="broker:many")
+
+
 def test_an_unknown_part_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="GM_EMBEDDED names mongo; known parts: kafka, realtime"):
         read(monkeypatch, EMBEDDED="kafka,realtime,warehouse,spark,mongo")
