@@ -35,7 +35,7 @@ def validate(folder: Path) -> list[Problem]:
         problems += found if name.startswith("_") else []
         try:
             cells = read_cells(path)
-        except Exception:  # noqa: BLE001
+        except Exception:
             # `scan` says so, where anything may be the matter, too
             continue
         problems += (Problem(name, cell, message) for cell, message in _notebook(name, job, cells))

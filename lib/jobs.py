@@ -178,7 +178,7 @@ def parse(name: str, path: Path) -> Parsed:
     gone. Raises nothing."""
     try:
         return _parse(name, path)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # A notebook is foreign: whatever reading it raises is said of this one, and is nothing to any other. No list of
         # exceptions would be complete.
         if isinstance(error, OSError) and not os.path.lexists(path):
@@ -199,7 +199,9 @@ def _parse(name: str, path: Path) -> Parsed:
     if len(name) > LONGEST_NAME:
         messages.append(f"the name of a job's notebook has at most {LONGEST_NAME} characters, folders included")
     if name.partition("/")[0] in RESERVED:
-        messages.append(f"`runs/{name.partition('/')[0]}` is another thing: give the notebook or its folder another name")
+        messages.append(
+            f"`runs/{name.partition('/')[0]}` is another thing: give the notebook or its folder another name"
+        )
     problems = [Problem(name, 1, message) for message in messages]
     declared: dict[str, Parameter] = {}
     for number, cell in enumerate(content, start=1):

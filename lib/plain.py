@@ -49,7 +49,9 @@ def storable(value: Any, depth: int = 0) -> Any:
         case str():
             return storable_text(value)
         case int():
-            return int(value) if value.bit_length() <= LARGEST_BITS else f"a whole number of {value.bit_length():,} bits"
+            return (
+                int(value) if value.bit_length() <= LARGEST_BITS else f"a whole number of {value.bit_length():,} bits"
+            )
         case float():
             return float(value) if math.isfinite(value) else None
         case Decimal():
