@@ -159,8 +159,8 @@ def node(name: str) -> str:
 def discover() -> list[Job]:
     """The jobs; broken notebooks are named and left out."""
     found, problems = jobs.scan(settings().notebooks_dir)
-    for problem in problems:
-        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True, highlight=False, markup=False)
+    for problem in jobs.broken_lines(problems):
+        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True)
     return found
 
 
@@ -219,7 +219,7 @@ def last_runs() -> dict[str, registry.Row]:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
     except psycopg2.OperationalError:
-        errors.print(unreachable(), style="yellow", soft_wrap=True, highlight=False)
+        errors.print(unreachable(), style="yellow", soft_wrap=True)
         return {}
 
 

@@ -46,8 +46,6 @@ CART_EVENTS = Fact(
     time="event_timestamp",
 )
 FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
-DIMENSION_JOBS = ("etl/dim_date", "etl/dim_geography", "etl/dim_products", "etl/dim_customers")
-"""Facts never read past these jobs' watermarks: their keys are there by then."""
 
 
 def money(quantity: Column, price: Column) -> Column:

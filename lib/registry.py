@@ -1,5 +1,6 @@
 """The registry of runs, `ops.job_runs` in the warehouse: every attempt of every job, and how it ended."""
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
+from lib import plain
 from lib.runs import Run
 from lib.settings import settings
 
@@ -65,10 +67,13 @@ def warehouse() -> Iterator[Connection]:
 
 
 def record(connection: Connection, run: Run) -> None:
-    """Insert the run's row, or bring it up to date. Committed by the caller."""
+    """Insert the run's row, or bring it up to date. Committed by the caller.
+
+    Whatever a notebook has made of its error and numbers is stored, in the form that PostgreSQL can hold.
+    """
     folder = settings().runs_dir
     notebook, report = (
-        path.relative_to(folder).as_posix() if path.exists() else None for path in (run.notebook, run.report)
+        path.relative_to(folder).as_posix() if os.path.exists(path) else None for path in (run.notebook, run.report)
     )
     values = {
         "run_id": run.run_id,
@@ -82,8 +87,8 @@ def record(connection: Connection, run: Run) -> None:
         "finished_at": run.finished_at,
         "notebook": notebook,
         "report": report,
-        "error": run.error,
-        "numbers": Json(run.numbers) if run.status == "done" else None,
+        "error": None if run.error is None else plain.storable_text(run.error),
+        "numbers": Json(plain.numbers(run.numbers)) if run.status == "done" else None,
     }
     with connection.cursor() as cursor:
         cursor.execute(
@@ -114,7 +119,7 @@ def find_cycle(connection: Connection, run_or_cycle: str) -> Cycle | None:
         connection,
         f"select {COLUMNS} from ops.job_runs where cut_id is not null and cycle_id in"
         " (select cycle_id from ops.job_runs where run_id = %(id)s or cycle_id = %(id)s)",
-        {"id": run_or_cycle},
+        {"id": plain.storable_text(run_or_cycle)},
     )
     if not rows:
         return None

@@ -86,10 +86,10 @@ def rebuild(
 
     with _clear_errors(), Board(output) as board:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        found = jobs.discover(settings().notebooks_dir)
+        found, problems = jobs.scan(settings().notebooks_dir)
         chosen = [job for job in found if (job.writes or "").startswith("warehouse.")]
         work = again.Work(chosen, Event(), board.notify, board.say)
-        built = again.plan(chosen, fresh=fresh)
+        built = again.plan(chosen, fresh=fresh, broken=problems)
         cuts = "one new cut" if fresh else f"{len(built.cuts)} cuts"
         board.say(f"replaying {cuts} up to {built.target.run_date} into the database {again.database_name()}")
         again.build(built, work)

@@ -1,8 +1,10 @@
 """What the scheduler's commands share: consoles, exit codes, and errors for people."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg2
 import typer
@@ -14,13 +16,18 @@ from lib.settings import settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-output = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+# What is printed are texts of notebooks, messages and people: `[red]` and `:smile:` stand in them as what they are.
+console = partial(Console, markup=False, emoji=False, highlight=False)
+output = console(width=None if sys.stdout.isatty() else 160)
+errors = console(stderr=True)
+if isinstance(sys.stdout, io.TextIOWrapper):
+    # a name or a value that isn't text, and a terminal that can't show all of Unicode, are no reason to stop
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def complain(text: str) -> None:
     """Say on stderr what went wrong."""
-    errors.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
+    errors.print(text, style="red", soft_wrap=True)
 
 
 def refuse(text: str) -> None:
@@ -48,5 +55,5 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
         raise typer.Exit(FAILED) from None
     except psycopg2.OperationalError as error:
         complain(unreachable(database))
-        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True, highlight=False, markup=False)
+        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True)
         raise typer.Exit(FAILED) from None
