@@ -92,15 +92,15 @@ def _copy_plotly(assets: Path) -> None:
     aside.replace(target)
 
 
-def _facts(node: NotebookNode, notebook: Path) -> dict[str, Any]:
-    """What the report says of the run itself."""
-    *job, run_date, _ = notebook.parts
+def _facts(node: NotebookNode, place: Path) -> dict[str, Any]:
+    """What the report says of the run itself; `place` is that of its notebook in the folder of runs."""
+    *job, run_date, _ = place.parts
     run = node.metadata.get("papermill", {})
     front = next((cell.source for cell in node.cells if cell.cell_type == "raw" and "job" in _tags(cell)), "")
     return {
         "job": "/".join(job),
         "run_date": run_date,
-        "run_id": notebook.stem,
+        "run_id": place.stem,
         "front": front_matter.read(front)[0],
         "parameters": {key: value for key, value in run.get("parameters", {}).items() if value not in ("", None)},
         "started": instant(_when(run.get("start_time"))),

@@ -38,13 +38,12 @@ def writers(folder: Path, reads: Sequence[str]) -> list[str]:
             unread.setdefault(f"warehouse.{path.stem}", []).append(name)
         elif "writes" in front:
             known.setdefault(front["writes"], []).append(name)
-    found = [known.get(table) or unread.get(table, []) for table in wanted]
-    # of two the one that has the table's name, as the scheduler sees it, too
-    return [
-        min(names, key=lambda name: not table.endswith(f".{Path(name).name}"))
-        for table, names in zip(wanted, found, strict=True)
-        if names
-    ]
+    found = []
+    for table in wanted:
+        names = known.get(table) or unread.get(table, [])
+        # of two the one that has the table's name, as the scheduler sees it, too
+        found += sorted(names, key=lambda name: f"warehouse.{Path(name).name}" != table)[:1]
+    return found
 
 
 def _front(path: Path) -> dict[str, Any] | None:
