@@ -139,7 +139,7 @@ def _serve(asks: int) -> None:
 def _pack(message: Any) -> bytes:
     """A message as the session packs it; half of a surrogate pair, at which it would fail, as JSON's escape."""
     try:
-        return json_packer(message)
+        return bytes(json_packer(message))
     except UnicodeEncodeError:
         return json.dumps(message, default=json_default).encode()
 
@@ -153,7 +153,7 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     app = IPKernelApp.instance()
     app.initialize(argv)  # type: ignore[no-untyped-call]
     app.shell.user_ns.update(exit=Exit(app.shell), quit=Exit(app.shell))  # type: ignore[union-attr, no-untyped-call]
-    app.session.pack = _pack  # type: ignore[union-attr]
+    app.session.pack = _pack
     app.start()  # type: ignore[no-untyped-call]
     # its clean-up sometimes joins a thread that waits for it, and with the process everything is gone anyway
     atexit.unregister(app.close)
