@@ -96,12 +96,8 @@ def test_a_cell_that_raises_a_nul_character_ends_its_own_run_and_no_other(
     assert runs["nul"]["error"] == "cell 4: ValueError: bad \\x00"
     assert runs["half"]["error"] == "cell 4: ValueError: bad \\ud800"
     assert runs["ended"]["error"].startswith("cell 4: the run was ended early")
-    assert runs["scraps"]["numbers"] == {
-        "frame": "DataFrame of 1 × 1",
-        "nan": None,
-        "nul": "a\\x00",
-        "headline": [7],
-    } or (runs["scraps"]["numbers"]["nul"] == "a\\x00")
+    numbers = runs["scraps"]["numbers"]
+    assert (numbers["frame"], numbers["nul"], numbers["headline"]) == ("DataFrame of 1 × 1", "a\\x00", [7])
     for name in ("nul", "half", "ended", "died", "long"):
         page = BeautifulSoup((stack.runs_dir / runs[name]["report"]).read_text(), "html.parser")
         assert [badge.text for badge in page.select(".badge")] == ["failed"], name
