@@ -74,7 +74,7 @@ def run_cycle(
         return runs
     with locks.hold(LOCK, wait=WAIT_SECONDS, stop=stop, say=say):
         with registry.warehouse() as connection:
-            registry.sweep(connection, but=_savers())
+            registry.sweep(connection)
         cycle = resume or _open_cycle(cycle_id, run_date)
         say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
         runs = _run_in_order(
@@ -107,10 +107,6 @@ def _merge_ledger(stop: Event) -> None:
         logger.error("the ledger wasn't merged; the next cycle tries again: %s", " ".join(str(error).split()))
 
 
-def _savers() -> list[str]:
-    return [job.name for job in scan(settings().notebooks_dir)[0] if job.schedule == "stream"]
-
-
 def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
     try:
         cut = open_cut(run_date)
@@ -125,7 +121,7 @@ def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, n
     try:
         with locks.hold(job.name):
             with registry.warehouse() as connection:
-                registry.sweep(connection, only=[job.name])
+                registry.sweep(connection, saver=job.name)
             return run_job(job, cycle_id=cycle_id, run_date=today, given=given, stop=stop, notify=notify)
     except locks.LockHeld:
         with registry.warehouse() as connection:
@@ -195,6 +191,7 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
 def _close(run: Run, notify: Notify) -> None:
     if problem := _record(run):
         run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
+        _record(run)  # without its numbers, which may be what can't be stored
     _refresh_gallery()
     notify(run)
 

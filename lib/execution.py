@@ -122,19 +122,22 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
             on_cell_executed=watch.cell_end,
         )
     except PapermillExecutionError as error:
-        message, code = f"{watch.where}: {causes.told(error.ename, error.evalue)}", FAILED
+        message, code = f"{watch.place(error.cell_index)}: {causes.told(error.ename, error.evalue)}", FAILED
     except DeadKernelError:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
         message, code = "stopped between two cells", FAILED
     else:
-        # papermill takes `sys.exit(0)` for a good end, though no further cell was executed
-        ends = next(filter(html.ends_early, html.outputs(executed)), None)
-        if ends is None:
+        if (early := _early_end(executed.cells)) is None:
             return None, 0
-        message, code = f"{watch.where}: {causes.told(ends.ename, ends.evalue)}", FAILED
+        message, code = f"{watch.place(early)}: {causes.ENDED_EARLY}", FAILED
     send(("error", message))
     return message, code
+
+
+def _early_end(cells: list[NotebookNode]) -> int | None:
+    """The cell that has ended the run by SystemExit; papermill takes `sys.exit(0)` for a good end."""
+    return next((at for at, cell in enumerate(cells) if any(map(html.ends_early, cell.get("outputs", [])))), None)
 
 
 class _Watch:
@@ -158,11 +161,17 @@ class _Watch:
     def cell_start(self, *, cell: NotebookNode, cell_index: int) -> None:
         if self.asked_to_stop:
             raise Stopped
-        index = cell_index - (self.injected is not None and cell_index >= self.injected)
-        section = self.sections[index]
-        self.where = f"cell {index + 1}" + (f" ({section})" if section else "")
+        self.where = self.place(cell_index)
         self.in_cell, self.started = cell.cell_type == "code" and bool(cell.source.strip()), time.monotonic()
-        self.send(("cell", index + 1, len(self.sections), self.where))
+        self.send(("cell", self._index(cell_index) + 1, len(self.sections), self.where))
+
+    def place(self, cell_index: int) -> str:
+        """A cell of the executed notebook as people count it, with the section that it stands in."""
+        index = self._index(cell_index)
+        return f"cell {index + 1}" + (f" ({self.sections[index]})" if self.sections[index] else "")
+
+    def _index(self, cell_index: int) -> int:
+        return cell_index - (self.injected is not None and cell_index >= self.injected)
 
     def cell_end(self, **_: Any) -> None:
         self.in_cell = False

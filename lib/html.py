@@ -69,7 +69,7 @@ def publish_latest(html: Path, latest: Path, *, assets: Path) -> None:
 
 
 def _problem(node: NotebookNode, error: str | None) -> dict[str, str] | None:
-    for output in outputs(node):
+    for output in _outputs(node):
         if ends_early(output):
             return {"name": "The run ended early", "text": error or ENDED_EARLY}
         if output.output_type == "error":
@@ -105,7 +105,7 @@ def _facts(node: NotebookNode, place: Path) -> dict[str, Any]:
         "parameters": {key: value for key, value in run.get("parameters", {}).items() if value not in ("", None)},
         "started": instant(_when(run.get("start_time"))),
         "took": duration(run.get("duration")),
-        "headline": next((found for output in outputs(node) if (found := _headline(output))), []),
+        "headline": next((found for output in _outputs(node) if (found := _headline(output))), []),
     }
 
 
@@ -167,8 +167,7 @@ def ends_early(output: NotebookNode) -> bool:
     return bool(output.output_type == "error" and output.ename == "SystemExit")
 
 
-def outputs(node: NotebookNode) -> Iterator[NotebookNode]:
-    """The outputs of all cells."""
+def _outputs(node: NotebookNode) -> Iterator[NotebookNode]:
     for cell in node.cells:
         yield from cell.get("outputs", [])
 

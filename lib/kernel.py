@@ -12,6 +12,7 @@ from typing import Any
 
 # What notebooks import; loading it takes two seconds, which each run would pay otherwise.
 import aiosql  # noqa: F401
+import cronsim  # noqa: F401
 import pandas as pd
 import plotly.express as px
 import psycopg2.extras  # noqa: F401

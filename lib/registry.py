@@ -1,7 +1,7 @@
 """The registry of runs, `ops.job_runs` in the warehouse: every attempt of every job, and how it ended."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -129,14 +129,17 @@ def find_cycle(connection: Connection, run_or_cycle: str) -> Cycle | None:
     return Cycle(first.cycle_id, first.run_date, first.cut_id, done)
 
 
-def sweep(connection: Connection, *, only: Collection[str] = (), but: Collection[str] = ()) -> None:
-    """Set rows that a dead scheduler left `running` to `killed`. The caller holds the lock under which they run."""
+def sweep(connection: Connection, *, saver: str = "") -> None:
+    """Set rows that a dead scheduler left `running` to `killed`: those of a saver, or those of cycles, which have a cut.
+
+    The caller holds the lock under which they run.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "update ops.job_runs set status = 'killed', finished_at = clock_timestamp(),"
             " error = 'its scheduler died' where status = 'running'"
-            " and (%(only)s = '{}' or job = any(%(only)s)) and job <> all(%(but)s)",
-            {"only": list(only), "but": list(but)},
+            " and case when %(saver)s = '' then cut_id is not null else job = %(saver)s end",
+            {"saver": saver},
         )
 
 

@@ -180,7 +180,7 @@ def _clear_the_way(job: Job) -> None:
     """Close the book on runs of a dead scheduler, and stop their queries: Spark Connect keeps a query running when its
     notebook dies."""
     with registry.warehouse() as connection:
-        registry.sweep(connection, only=[job.name])
+        registry.sweep(connection, saver=job.name)
     for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
         logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
 

@@ -10,8 +10,8 @@ import psycopg2
 import typer
 from rich.console import Console
 
-from lib import locks
-from lib.jobs import JobError
+from lib import jobs, locks
+from lib.jobs import Job, JobError
 from lib.settings import settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -57,3 +57,25 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
         complain(unreachable(database))
         errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+
+
+def discover() -> list[Job]:
+    """The jobs; broken notebooks are named and left out."""
+    found, problems = jobs.scan(settings().notebooks_dir)
+    for problem in jobs.broken_lines(problems):
+        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True)
+    return found
+
+
+def choose(names: list[str]) -> list[Job]:
+    """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
+    found, problems = jobs.scan(settings().notebooks_dir)
+    short = set(names) - {job.short_name for job in found}
+    broken = [each for each in problems if each.notebook in names or each.notebook.rpartition("/")[2] in short]
+    if broken:
+        raise JobError(*broken)
+    if problems:
+        discover()
+    if not (chosen := jobs.select(found, names)):
+        raise JobError(f"no job is meant by {' '.join(names)}")
+    return chosen

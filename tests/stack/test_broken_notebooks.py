@@ -7,15 +7,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import stored
 from bs4 import BeautifulSoup
 from line import Schedule
 from test_jobs_on_stack import job
 
+from lib import registry
+from lib.incremental import open_cut
+from lib.jobs import Job
+from lib.runs import Run
 from lib.settings import ROOT, Settings
 from tests.fuzz import notebooks
 
@@ -105,6 +112,48 @@ def test_a_cell_that_raises_a_nul_character_ends_its_own_run_and_no_other(
     shown = {item.select_one(".title").text: item.select_one(".badge").text for item in gallery.select("li")}
     assert (shown["Ended"], shown["Nul"], shown["Last"]) == ("last run failed →", "last run failed →", "done")
     assert stored.rows(warehouse, "select job from ops.job_runs where status = 'running'") == []
+
+
+def a_row(warehouse: stored.Connection, run: Run) -> dict[str, Any]:
+    registry.record(warehouse, run)
+    (row,) = stored.rows(warehouse, "select * from ops.job_runs where run_id = %s", run.run_id)
+    return row
+
+
+def test_the_registry_stores_every_text_and_number(warehouse: stored.Connection) -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    numbers: dict[Any, Any] = {
+        "nul": "a\0", "half": "\ud800", "nan": float("nan"), "inf": float("-inf"), "large": 1e308, "whole": 10**5000,
+        "money": Decimal("1.50"), "bytes": b"\0", "frame": pd.DataFrame({"a": [1]}), "loop": loop, 7: None, "n\0": 1,
+        "long": "x" * 10**6, "many": list(range(10**5)), "day": date(2026, 11, 22), "type": object(),
+    }  # fmt: skip
+    run = Run(Job("etl/odd", Path("odd.ipynb"), "batch"), date(2026, 11, 22), numbers=numbers)
+    run.finish("done", "nul \0, half \ud800, long " + "x" * 10**6)
+    row = a_row(warehouse, run)
+    warehouse.rollback()
+    assert row["numbers"].keys() == {"7", "n\\x00", *(name for name in numbers if name not in (7, "n\0"))}
+    assert (row["numbers"]["nan"], row["numbers"]["large"], row["numbers"]["money"]) == (None, 1e308, 1.5)
+    assert row["error"].startswith("nul \\x00, half \\ud800, long xxx")
+
+
+def test_a_cycle_closes_the_book_on_runs_of_dead_cycles_and_leaves_those_of_savers(
+    stack: Settings, warehouse: stored.Connection
+) -> None:
+    cut = open_cut().cut_id
+    rows = {}
+    for name, cut_id in (("etl/x", cut), ("ingest/gone", None)):
+        run = Run(Job(name, Path("x.ipynb"), "batch"), date(2026, 11, 22), cut_id=cut_id)
+        assert a_row(warehouse, run)["status"] == "running"
+        rows[run.run_id] = name
+    registry.sweep(warehouse)
+    query = "select run_id, status from ops.job_runs where run_id = any(%s)"
+    found = {rows[row["run_id"]]: row["status"] for row in stored.rows(warehouse, query, list(rows))}
+    registry.sweep(warehouse, saver="ingest/gone")
+    assert found == {"etl/x": "killed", "ingest/gone": "running"}
+    found = {rows[row["run_id"]]: row["status"] for row in stored.rows(warehouse, query, list(rows))}
+    warehouse.rollback()
+    assert found == {"etl/x": "killed", "ingest/gone": "killed"}
 
 
 @pytest.mark.parametrize("plant", ["a dangling link", "a folder", "tags that are null"])

@@ -224,6 +224,14 @@ def test_a_run_that_a_cell_ends_is_failed_by_registry_report_and_latest_report_a
     assert not (folders / "runs" / "latest" / "etl" / "x.html").exists()
 
 
+def test_the_cell_that_failed_is_named_though_later_ones_were_executed() -> None:
+    run = a_run("1 / 0")
+    document = json.loads(run.job.path.read_text())
+    document["cells"][8]["metadata"]["tags"] = ["raises-exception"]
+    run.job.path.write_text(json.dumps(document))
+    assert execute(run).error == "cell 9 (Write): ZeroDivisionError: division by zero"
+
+
 def test_a_kernel_that_ends_itself_is_killed_by_registry_and_report_alike(folders: Path) -> None:
     run = execute(a_run("import os; os._exit(0)"))
     assert (run.status, run.error) == ("killed", "the kernel died in cell 9 (Write) (killed, or out of memory)")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_notebooks
 import typer
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ import schedule
 from lib import letter_commands, replay_commands, status, terminal
 from lib.backfill import Grid
 from lib.compare import Comparison
-from lib.jobs import Job
+from lib.jobs import Job, JobError
 from lib.progress import Board
 from lib.runs import Run
 from lib.settings import ROOT
@@ -133,6 +134,22 @@ def test_square_brackets_in_a_text_are_shown_as_they_are(
     shown = "".join(capsys.readouterr())
     for part in ("[red]a[/]", "[/]", "[bold", ":smile:", "\\[x]"):
         assert part in shown
+
+
+def test_a_broken_notebook_is_in_nobody_s_way_who_does_not_mean_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal.settings(), "notebooks_dir", tmp_path)
+    tiny_notebooks.write(tmp_path / "etl" / "sales.ipynb")
+    for name in ("explore/sales", "etl/bad"):
+        (tmp_path / f"{name}.ipynb").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.ipynb").write_text("{")
+    for meant in ("sales", "etl/sales", "etl", "batch"):
+        assert [job.name for job in terminal.choose([meant])] == ["etl/sales"]
+        assert capsys.readouterr().err.count("broken, so left out") == 2
+    for meant in ("bad", "etl/bad", "explore/sales"):
+        with pytest.raises(JobError, match="can't be read: not JSON"):
+            terminal.choose([meant])
 
 
 def test_there_is_one_place_that_makes_consoles() -> None:
