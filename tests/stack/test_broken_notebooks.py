@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -114,13 +115,26 @@ def test_a_cell_that_raises_a_nul_character_ends_its_own_run_and_no_other(
     assert stored.rows(warehouse, "select job from ops.job_runs where status = 'running'") == []
 
 
+@pytest.fixture
+def register(warehouse: stored.Connection) -> Iterator[Callable[[Run], dict[str, Any]]]:
+    """Record a run and return its row, which is gone after the test."""
+    ids: list[str] = []
+
+    def record(run: Run) -> dict[str, Any]:
+        ids.append(run.run_id)
+        return a_row(warehouse, run)
+
+    yield record
+    stored.rows(warehouse, "delete from ops.job_runs where run_id = any(%s) returning 1", ids)
+
+
 def a_row(warehouse: stored.Connection, run: Run) -> dict[str, Any]:
     registry.record(warehouse, run)
     (row,) = stored.rows(warehouse, "select * from ops.job_runs where run_id = %s", run.run_id)
     return row
 
 
-def test_the_registry_stores_every_text_and_number(warehouse: stored.Connection) -> None:
+def test_the_registry_stores_every_text_and_number(register: Callable[[Run], dict[str, Any]]) -> None:
     loop: list[object] = []
     loop.append(loop)
     numbers: dict[Any, Any] = {
@@ -130,30 +144,26 @@ def test_the_registry_stores_every_text_and_number(warehouse: stored.Connection)
     }  # fmt: skip
     run = Run(Job("etl/odd", Path("odd.ipynb"), "batch"), date(2026, 11, 22), numbers=numbers)
     run.finish("done", "nul \0, half \ud800, long " + "x" * 10**6)
-    row = a_row(warehouse, run)
-    warehouse.rollback()
+    row = register(run)
     assert row["numbers"].keys() == {"7", "n\\x00", *(name for name in numbers if name not in (7, "n\0"))}
     assert (row["numbers"]["nan"], row["numbers"]["large"], row["numbers"]["money"]) == (None, 1e308, 1.5)
     assert row["error"].startswith("nul \\x00, half \\ud800, long xxx")
 
 
 def test_a_cycle_closes_the_book_on_runs_of_dead_cycles_and_leaves_those_of_savers(
-    stack: Settings, warehouse: stored.Connection
+    warehouse: stored.Connection, register: Callable[[Run], dict[str, Any]]
 ) -> None:
     cut = open_cut().cut_id
     rows = {}
     for name, cut_id in (("etl/x", cut), ("ingest/gone", None)):
         run = Run(Job(name, Path("x.ipynb"), "batch"), date(2026, 11, 22), cut_id=cut_id)
-        assert a_row(warehouse, run)["status"] == "running"
+        assert register(run)["status"] == "running"
         rows[run.run_id] = name
-    registry.sweep(warehouse)
     query = "select run_id, status from ops.job_runs where run_id = any(%s)"
-    found = {rows[row["run_id"]]: row["status"] for row in stored.rows(warehouse, query, list(rows))}
-    registry.sweep(warehouse, saver="ingest/gone")
-    assert found == {"etl/x": "killed", "ingest/gone": "running"}
-    found = {rows[row["run_id"]]: row["status"] for row in stored.rows(warehouse, query, list(rows))}
-    warehouse.rollback()
-    assert found == {"etl/x": "killed", "ingest/gone": "killed"}
+    for saver, ends in (("", "running"), ("ingest/gone", "killed")):
+        registry.sweep(warehouse, saver=saver)
+        found = {rows[row["run_id"]]: row["status"] for row in stored.rows(warehouse, query, list(rows))}
+        assert found == {"etl/x": "killed", "ingest/gone": ends}
 
 
 @pytest.mark.parametrize("plant", ["a dangling link", "a folder", "tags that are null"])
