@@ -43,7 +43,7 @@ class Cell:
     has_output: bool
 
 
-def find_notebooks(folder: Path, unread: Callable[[OSError], None] = lambda error: None) -> list[Path]:
+def find_notebooks(folder: Path, unread: Callable[[Path, OSError], None] = lambda place, error: None) -> list[Path]:
     """Everything under `folder` that is called `*.ipynb`; names with a leading `_` or `.` (templates, checkpoints) are
     left out.
 
@@ -53,12 +53,13 @@ def find_notebooks(folder: Path, unread: Callable[[OSError], None] = lambda erro
     found = []
     folders = [folder]
     while folders:
+        place = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
+            with os.scandir(place) as entries:
                 shown = [entry for entry in entries if not entry.name.startswith(("_", "."))]
         except OSError as error:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                unread(error)
+                unread(place, error)
             continue
         found += [Path(entry.path) for entry in shown if entry.name.endswith(".ipynb")]
         folders += [Path(entry.path) for entry in shown if _is_folder(entry)]

@@ -189,7 +189,7 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
 
 
 def _close(run: Run, notify: Notify) -> None:
-    if problem := _record(run):
+    if problem := _record(run, patience=RECORD_SECONDS):  # the run itself can't be done again
         run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
         _record(run)  # without its numbers, which may be what can't be stored
     _refresh_gallery()
@@ -200,13 +200,13 @@ _owed: dict[str, Run] = {}
 """Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
 
 
-def _record(run: Run) -> str | None:
+def _record(run: Run, *, patience: float = 0) -> str | None:
     """Bring the run's row up to date, and those that are owed; what has kept it from that, if something has.
 
-    An end is tried again for a while, since the run itself can't be done again.
+    While the warehouse is away it is tried again for `patience` seconds.
     """
     retrying = Retrying(
-        stop=stop_after_delay(0 if run.status == "running" else RECORD_SECONDS),
+        stop=stop_after_delay(patience),
         wait=wait_exponential(multiplier=0.1, max=2),
         retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
         reraise=True,

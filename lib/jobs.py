@@ -100,12 +100,12 @@ def scan(folder: Path) -> tuple[list[Job], list[Problem]]:
     jobs: list[Job] = []
     problems: list[Problem] = []
 
-    def unread(error: OSError) -> None:
-        place = Path(error.filename).relative_to(folder).as_posix()
-        problems.append(Problem(place, 0, f"the folder {cells.why_unreadable(error)}"))
+    def unread(place: Path, error: OSError) -> None:
+        name = place.relative_to(folder).as_posix()
+        problems.append(Problem(name, 0, f"the folder {cells.why_unreadable(error)}"))
 
     for path in cells.find_notebooks(folder, unread):
-        job, found = _parse_once(name_of(path, folder), path)
+        job, found = parse(name_of(path, folder), path)
         problems += found
         jobs += [job] if job else []
     for find in (_written_twice, _in_a_circle):
@@ -150,18 +150,28 @@ def name_of(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-_parsed: dict[Path, tuple[tuple[int, ...], Parsed]] = {}
+_parsed: dict[tuple[str, Path], tuple[tuple[int, ...], Parsed]] = {}
 """What the notebooks were when they were last read, and the marks of their files by which a change is seen."""
 
 
-def _parse_once(name: str, path: Path) -> Parsed:
-    """`parse`, which a scheduler that looks every few seconds does only for files that have changed."""
+def parse(name: str, path: Path) -> Parsed:
+    """The job that the notebook at `path` is, or what is wrong with it; neither when it has no cell tagged `job`, or is
+    gone. Raises nothing. A file that hasn't changed isn't read again: a scheduler looks every few seconds."""
     marks = _marks(path)
-    if marks and (known := _parsed.get(path)) and known[0] == marks:
+    if marks and (known := _parsed.get((name, path))) and known[0] == marks:
         return known[1]
-    found = parse(name, path)
-    if marks and marks[0] < time.time_ns() - SETTLED_NS:
-        _parsed[path] = marks, found
+    lasts = True
+    try:
+        found = _parse(name, path)
+    except Exception as error:
+        # A notebook is foreign: whatever reading it raises is said of this one, and is nothing to any other. No list of
+        # exceptions would be complete.
+        if isinstance(error, OSError) and not os.path.lexists(path):
+            return None, []
+        found = None, [Problem(name, 0, cells.why_unreadable(error))]
+        lasts = isinstance(error, ValueError | RecursionError)  # what is wrong with the disk may pass
+    if lasts and marks and marks[0] < time.time_ns() - SETTLED_NS:
+        _parsed[name, path] = marks, found
     return found
 
 
@@ -171,19 +181,6 @@ def _marks(path: Path) -> tuple[int, ...]:
     except (OSError, ValueError):
         return ()
     return now.st_ctime_ns, now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev
-
-
-def parse(name: str, path: Path) -> Parsed:
-    """The job that the notebook at `path` is, or what is wrong with it; neither when it has no cell tagged `job`, or is
-    gone. Raises nothing."""
-    try:
-        return _parse(name, path)
-    except Exception as error:
-        # A notebook is foreign: whatever reading it raises is said of this one, and is nothing to any other. No list of
-        # exceptions would be complete.
-        if isinstance(error, OSError) and not os.path.lexists(path):
-            return None, []
-        return None, [Problem(name, 0, cells.why_unreadable(error))]
 
 
 def _parse(name: str, path: Path) -> Parsed:

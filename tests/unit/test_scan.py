@@ -154,8 +154,11 @@ def test_an_error_of_the_disk_is_said_of_its_notebook_alone(tmp_path: Path, monk
             raise OSError(5, "Input/output error")
         return opening(path, flags, *more)
 
-    monkeypatch.setattr(os, "open", failing)
-    assert only_problem(tmp_path) == "etl/bad: can't be read: Input/output error"
+    monkeypatch.setattr(jobs, "SETTLED_NS", -(10**12))
+    with monkeypatch.context() as planted:
+        planted.setattr(os, "open", failing)
+        assert only_problem(tmp_path) == "etl/bad: can't be read: Input/output error"
+    assert [job.name for job in jobs.scan(tmp_path)[0]] == ["etl/bad", "etl/good"]
 
 
 def test_folders_as_deep_as_a_path_can_be_are_looked_through(tmp_path: Path) -> None:
@@ -214,5 +217,5 @@ def test_a_file_that_stays_as_it_is_is_read_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(jobs, "SETTLED_NS", -(10**12))
     tiny_notebooks.write(tmp_path / "x.ipynb")
     first = jobs.scan(tmp_path)[0]
-    monkeypatch.setattr(jobs, "parse", lambda name, path: pytest.fail("read again"))
+    monkeypatch.setattr(jobs, "_parse", lambda name, path: pytest.fail("read again"))
     assert jobs.scan(tmp_path)[0] == first
