@@ -55,7 +55,9 @@ def storable(value: Any, depth: int = 0) -> Any:
         case float():
             return float(value) if math.isfinite(value) else None
         case Decimal():
-            whole = value.is_finite() and value.adjusted() < 300 and value == value.to_integral_value()
+            if not value.is_finite():
+                return None
+            whole = value.adjusted() < 300 and value == value.to_integral_value()
             return storable(int(value) if whole else float(value))
         case Mapping() if depth < DEEPEST:
             items = list(value.items())[:MOST_ITEMS]

@@ -23,6 +23,7 @@ LOOP.append(LOOP)
         (Decimal("12.0"), 12),
         (Decimal("0.5"), 0.5),
         (Decimal("NaN"), None),
+        (Decimal("sNaN"), None),
         (Decimal("1e999999"), None),
         (True, True),
         ([10**9000], ["a whole number of 29,898 bits"]),
