@@ -14,7 +14,7 @@ import psycopg2
 import typer
 from rich.table import Table
 
-from lib import cells, conventions, front_matter, jobs, letter_commands, parameters, registry, replay_commands
+from lib import cells, conventions, cron, jobs, letter_commands, parameters, registry, replay_commands
 from lib.jobs import Job, JobError
 from lib.settings import settings
 from lib.terminal import FAILED, choose, clear_errors, discover, errors, output, refuse, unreachable
@@ -66,7 +66,9 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[JOB|GROUP]…", help="Jobs, folders, schedules, or all. [default: batch]"),
     ] = None,
-    pairs: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter, as YAML.")] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter, by its declared type.")
+    ] = None,
     run_date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The logical UTC day.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, in which order.")] = False,
     resume: Annotated[
@@ -81,7 +83,7 @@ def run(
         chosen = choose(names)
         given = parameters.parse(pairs or [])
         for job in chosen:
-            parameters.check(job, given)
+            parameters.read(job, given)
         if dry_run:
             print_plan(chosen, given, day, cycle)
             return
@@ -139,12 +141,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 @app.command()
 def validate() -> None:
     """Name each notebook and cell that isn't as it should be."""
-    problems = conventions.validate(settings().notebooks_dir)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        raise typer.Exit(FAILED)
-    typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
+    with clear_errors():
+        problems = conventions.validate(settings().notebooks_dir)
+        for problem in problems:
+            typer.echo(problem)
+        if problems:
+            raise typer.Exit(FAILED)
+        typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
 
 
 app.command()(replay_commands.backfill)
@@ -202,7 +205,7 @@ def next_time(job: Job) -> str:
     line = jobs.cron_line(job, settings().cron)
     if line is None:
         return "kept running" if job.schedule == "stream" else "by hand"
-    moment = front_matter.trigger(line).get_next_fire_time(None, datetime.now(UTC))
+    moment = cron.following(line, datetime.now(UTC))
     return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
 
 

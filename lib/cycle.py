@@ -22,7 +22,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from lib import locks, ranges, registry
+from lib import locks, parameters, ranges, registry
 from lib.incremental import open_cut
 from lib.jobs import Job, JobError, dependencies, scan
 from lib.overview import refresh_gallery
@@ -142,11 +142,11 @@ def run_job(
     notify: Notify,
 ) -> Run:
     """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
-    parameters = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
+    values = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
     attempts = itertools.count(1)
 
     def attempt() -> Run:
-        run = Run(job, run_date, cycle_id, cut_id, next(attempts), parameters)
+        run = Run(job, run_date, cycle_id, cut_id, next(attempts), values)
         _attempt(run, stop, notify)
         return run
 
@@ -163,9 +163,9 @@ def run_job(
 def parameters_for(
     job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given` by hand."""
+    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given`, by their types."""
     ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
-    return {name: value for name, value in ours.items() if name in job.parameters} | dict(given or {})
+    return {name: value for name, value in ours.items() if name in job.parameters} | parameters.read(job, given or {})
 
 
 def _attempt(run: Run, stop: Event, notify: Notify) -> None:

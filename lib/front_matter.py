@@ -1,12 +1,12 @@
 """The front matter of a job: the YAML of its first cell, read strictly."""
 
 import re
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 import yaml
-from apscheduler.triggers.cron import CronTrigger
 
+from lib import cron
 from lib.plain import one_line
 
 LONGEST = 10_000
@@ -19,7 +19,6 @@ SCHEDULES = ("stream", "batch", "daily", "manual")
 
 TABLE = re.compile(r"(realtime|warehouse)\.[a-z_][a-z0-9_]*")
 SOURCE = re.compile(rf"kafka\.[A-Za-z0-9._-]+|{TABLE.pattern}")
-WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def read(source: str) -> tuple[dict[str, Any], list[str]]:
@@ -71,9 +70,9 @@ def load(source: str) -> Any:
 def _schedule(value: Any) -> str:
     if value in SCHEDULES:
         return str(value)
-    if not isinstance(value, str) or len(value.split()) != 5:
+    if not isinstance(value, str) or not (value.startswith("@") or len(value.split()) > 1):
         raise ValueError(f"has to be one of {', '.join(SCHEDULES)}, or a cron line")
-    trigger(value)
+    cron.check(value)
     return value
 
 
@@ -126,17 +125,3 @@ _READERS = {
     "timeout": _timeout,
     "retries": _retries,
 }
-
-
-def trigger(line: str) -> CronTrigger:
-    """The UTC trigger of a cron line, days of the week numbered as cron does (0 and 7 are Sunday).
-
-    Raises
-    ------
-    ValueError
-        For a line that isn't one.
-    """
-    fields = line.split()
-    # APScheduler counts days from Monday; names mean the same day to both.
-    days = re.sub(r"(?<![/\w])[0-7](?!\w)", lambda match: WEEKDAYS[int(match[0])], fields[-1])
-    return CronTrigger.from_crontab(" ".join([*fields[:-1], days]), timezone=UTC)

@@ -20,9 +20,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from psycopg2.extensions import connection as Connection
 
-from lib import ledger
+from lib import ledger, servers
 from lib.ledger import Totals
-from lib.settings import TOPICS, Settings, settings
+from lib.settings import TOPICS, Settings, required
 from lib.sink import LATENCY_SECONDS
 
 ANSWER_SECONDS = 3
@@ -116,9 +116,7 @@ class Exporter(Collector):
 
 
 def _connect(config: Settings) -> Connection:
-    return psycopg2.connect(
-        config.dsn("realtime"), connect_timeout=ANSWER_SECONDS, application_name="metrics", options="-c timezone=UTC"
-    )
+    return servers.connect(config.address("realtime"), timeout=ANSWER_SECONDS, application_name="metrics")
 
 
 def _kafka_client(config: Settings) -> KafkaAdminClient:
@@ -223,18 +221,16 @@ def main() -> None:
     """Answer scrapes until the process is ended."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
-    port = settings().metrics_port
-    with closing(Exporter(settings())) as exporter:
-        # the whole ledger is read once, now, so that the first scrape needn't wait for it
-        exporter.collect()
-        registry = CollectorRegistry()
+    config = required()
+    with closing(Exporter(config)) as exporter:
+        # asking for the names, by which a scrape may choose, reads the whole ledger once: the first one needn't wait for it
+        registry = CollectorRegistry(auto_describe=True)
         registry.register(exporter)
         try:
-            _, server = start_http_server(port, addr="127.0.0.1", registry=registry)
+            _, server = start_http_server(config.metrics_port, addr="127.0.0.1", registry=registry)
         except OSError as error:
-            sys.exit(
-                f"globalmart: metrics can't listen on port {port} ({error.strerror}): free it, or set GM_METRICS_PORT"
-            )
+            port = f"port {config.metrics_port} ({error.strerror})"
+            sys.exit(f"globalmart: metrics can't listen on {port}: free it, or set GM_METRICS_PORT")
         server.join()
 
 

@@ -9,15 +9,13 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from threading import Event
-from urllib.parse import urlsplit
 
-import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
-from lib import cycle, database, incremental, locks, migrate
+from lib import cycle, database, incremental, locks, migrate, servers
 from lib.compare import Comparison, compare
 from lib.incremental import Cut
 from lib.jobs import Job, Problem, upstream
@@ -196,11 +194,11 @@ def database_name() -> str:
 def beside() -> AbstractContextManager[Settings]:
     """Settings under which everything goes to the rebuild, its reports to `runs/rebuild/`."""
     config = settings()
-    app, admin = (urlsplit(config.dsn("warehouse", admin=admin)) for admin in (False, True))
+    app, admin = (make_dsn(config.dsn("warehouse", admin=admin), dbname=database_name()) for admin in (False, True))
     return overridden(
         GM_EMBEDDED=",".join(part for part in config.parts if part != "warehouse") or ",",
-        GM_WAREHOUSE_DSN=app._replace(path=f"/{database_name()}").geturl(),
-        GM_WAREHOUSE_ADMIN_DSN=admin._replace(path=f"/{database_name()}").geturl(),
+        GM_WAREHOUSE_DSN=app,
+        GM_WAREHOUSE_ADMIN_DSN=admin,
         GM_RUNS_DIR=str(config.runs_dir / "rebuild"),
     )
 
@@ -220,7 +218,7 @@ def living_lock(work: Work) -> AbstractContextManager[Connection]:
 
 
 def _admin(config: Settings) -> Connection:
-    return psycopg2.connect(config.dsn("warehouse", admin=True), connect_timeout=10, options="-c timezone=UTC")
+    return servers.connect(config.address("warehouse", admin=True))
 
 
 def _autocommit(config: Settings) -> Connection:

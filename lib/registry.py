@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
-from lib import plain
+from lib import plain, servers
 from lib.runs import Run
 from lib.settings import settings
 
@@ -50,9 +49,7 @@ COLUMNS = ", ".join(Row.__dataclass_fields__)
 
 def connect(application: str = "schedule.py") -> Connection:
     """A connection to the warehouse, in UTC; `application` is what others read of it."""
-    return psycopg2.connect(
-        settings().dsn("warehouse"), connect_timeout=10, application_name=application, options="-c timezone=UTC"
-    )
+    return servers.connect(settings().address("warehouse"), application_name=application)
 
 
 @contextmanager

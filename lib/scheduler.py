@@ -11,12 +11,13 @@ from threading import Event, Thread
 
 import psycopg2
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from psycopg2.extensions import connection as Connection
 from tenacity import RetryCallState, Retrying, sleep_using_event, wait_exponential
 
 from lib import locks, registry, stream
+from lib.cron import following
 from lib.cycle import run_cycle, run_job
-from lib.front_matter import trigger
 from lib.jobs import Job, Problem, broken_lines, cron_line, parse, scan
 from lib.runs import Notify, Run
 from lib.settings import settings
@@ -28,6 +29,17 @@ LOOK_SECONDS = 5
 MISFIRE_SECONDS = 60
 LEAD_SECONDS = 30
 """A saver's successor is started so long before its predecessor's end; a kernel needs a few seconds."""
+
+
+class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires at the minutes of a cron line; APScheduler's own reads other lines, and other days."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The line's next minute after the one before, so that a missed one isn't lost."""
+        return following(self.line, min(previous_fire_time or now, now))
 
 
 class SaverFailed(Exception):
@@ -97,7 +109,7 @@ def _plan(timer: BackgroundScheduler, jobs: list[Job], stop: Event, notify: Noti
     for line in lines - {timed.id for timed in timer.get_jobs()}:
         timer.add_job(
             _tick,
-            trigger(line),
+            Trigger(line),
             args=[line, stop, notify, say],
             id=line,
             coalesce=True,

@@ -24,13 +24,14 @@ import psycopg2
 import pyarrow as pa
 from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
+from pydantic import SecretStr
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import DataStreamWriter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from lib import database, receipt, sink, spark
+from lib import database, receipt, servers, sink, spark
 from lib.backlog import backlog
 from lib.columns import decode_batch
 from lib.receipt import Receipt
@@ -337,7 +338,7 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
     """
     write = functools.partial(
         _write_batch,
-        dsn=settings().dsn("realtime"),
+        address=settings().address("realtime"),
         kafka=settings().kafka_bootstrap,
         contract=contract,
         writer=writer,
@@ -352,13 +353,13 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
 MOST_BYTES = 128 << 20
 """A micro-batch with more than that is taken again in smaller ones: the worker holds it several times."""
 
-_connections: dict[str, Connection] = {}
+_connections: dict[SecretStr, Connection] = {}
 
 
 def _write_batch(
     batches: Iterator[pa.RecordBatch],
     *,
-    dsn: str,
+    address: SecretStr,
     kafka: str,
     contract: Contract,
     writer: sink.Writer,
@@ -374,7 +375,7 @@ def _write_batch(
         wait=wait_exponential(0.1, max=1),
         reraise=True,
     )
-    retrying(_write, _together(batches), spark_batch_id, dsn, kafka, contract, writer)
+    retrying(_write, _together(batches), spark_batch_id, address, kafka, contract, writer)
     yield from ()
 
 
@@ -390,13 +391,14 @@ def _together(batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 
 def _write(
-    messages: pa.Table, spark_batch_id: int, dsn: str, kafka: str, contract: Contract, writer: sink.Writer
+    messages: pa.Table, spark_batch_id: int, address: SecretStr, kafka: str, contract: Contract, writer: sink.Writer
 ) -> None:
-    connection = _connections.get(dsn)
+    connection = _connections.get(address)
     if connection is None or connection.closed:
-        connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
+        connection = _connections[address] = servers.connect(address, timeout=5)
         # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
-        decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
+        with contextlib.suppress(Exception):  # the sink finds out which messages can't be decoded
+            decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
     try:
         with connection:
             sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)

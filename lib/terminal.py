@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lib import jobs, locks
 from lib.jobs import Job, JobError
-from lib.settings import settings
+from lib.settings import SettingsError, settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -48,7 +48,7 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
     """Turn the errors that people can do something about into one line and an exit code; `database` is the one in use."""
     try:
         yield
-    except JobError as error:
+    except (JobError, SettingsError) as error:
         refuse(str(error))
     except locks.LockHeld as error:
         complain(str(error))

@@ -33,7 +33,7 @@ def config(stack: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def saver(config: Settings) -> Iterator[Connection]:
     """A saver's connection; what it did is rolled back."""
-    with closing(psycopg2.connect(config.realtime_dsn)) as connection:
+    with closing(psycopg2.connect(config.dsn("realtime"))) as connection:
         yield connection
 
 
@@ -54,7 +54,7 @@ def send(config: Settings, topic: str, *transactions: tuple[Sequence[bytes], boo
         for values, is_committed in transactions:
             producer.begin_transaction()
             for future in [producer.send(topic, value, partition=partition) for value in values]:
-                future.get(timeout=30)
+                future.get(timeout=180)
             if is_committed:
                 producer.commit_transaction()
             else:

@@ -71,7 +71,7 @@ PUBLISH = "publish: bool = False  # commit"
 
 def job(folder: Path, name: str, *, reads: str = "", code: str = "pass", parameters: str = PUBLISH) -> None:
     """A small job that writes the table of its name and does nothing but `code`."""
-    front = f"schedule: batch\nreads: [{reads}]\nwrites: warehouse.{name}\ngrain: none\ntimeout: 1m\nretries: 0"
+    front = f"schedule: batch\nreads: [{reads}]\nwrites: warehouse.{name}\ngrain: none\ntimeout: 5m\nretries: 0"
     cells = [
         new_raw_cell(front, metadata={"tags": ["job"]}),
         new_markdown_cell(f"# {name.capitalize()}"),

@@ -54,7 +54,7 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def a_run(code: str, *, timeout: int = 60, **parameters: object) -> Run:
+def a_run(code: str, *, timeout: int = 600, **parameters: object) -> Run:
     folder = settings().notebooks_dir
     tiny_notebooks.write(folder / "etl" / "x.ipynb", "schedule: batch\nwrites: warehouse.x\ngrain: one", code=code)
     [job] = discover(folder)
@@ -91,7 +91,7 @@ def test_a_good_run_leaves_its_notebook_its_report_the_latest_one_and_its_number
     assert run.report.exists()
     assert (folders / "runs" / "latest" / "etl" / "x.html").exists()
     assert seen[-1] == (13, 13)
-    assert process_of(run.run_id) == []
+    assert psutil.wait_procs(process_of(run.run_id), timeout=60)[1] == []
     assert not list(run.notebook.parent.glob("*.log"))
     assert not list(run.notebook.parent.glob("*.part"))
 
@@ -128,18 +128,23 @@ def test_a_run_that_takes_too_long_is_killed_and_says_so() -> None:
     assert run.error.startswith("timeout after 5s in ")
 
 
-def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(fifo: Path) -> None:
-    run = a_run(STUBBORN.format(fifo=str(fifo)), timeout=8)
-    kernels: list[int] = []
-    reader = threading.Thread(target=lambda: kernels.append(int(fifo.read_text())))
+def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "STOP_SECONDS", 3)
+    run = a_run(STUBBORN.format(fifo=str(fifo)))
+    stop = threading.Event()
+    kernels: list[psutil.Process] = []
+    reader = threading.Thread(target=lambda: (kernels.append(psutil.Process(int(fifo.read_text()))), stop.set()))
     reader.start()
-    execute(run)
+    execute(run, stop)
     reader.join()
-    assert run.status == "killed"
-    assert not psutil.pid_exists(kernels[0]) or psutil.Process(kernels[0]).status() == psutil.STATUS_ZOMBIE
+    assert (run.status, run.error) == ("killed", "stopped")
+    kernels[0].wait(timeout=60)
 
 
-def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path) -> None:
+def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "STOP_SECONDS", 300)
     run = a_run(SAVER.format(fifo=str(fifo)))
     stop = threading.Event()
     waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
@@ -169,7 +174,7 @@ def test_a_process_that_is_killed_is_killed_and_its_kernel_with_it() -> None:
     assert run.status == "killed"
     assert run.error is not None
     assert "SIGKILL" in run.error
-    assert process_of(run.run_id) == []
+    assert psutil.wait_procs(process_of(run.run_id), timeout=60)[1] == []
 
 
 def test_a_kernel_does_not_outlive_its_scheduler(fifo: Path, folders: Path) -> None:
