@@ -17,7 +17,7 @@ from rich.table import Table
 from lib import cells, conventions, cron, jobs, letter_commands, parameters, registry, replay_commands
 from lib.jobs import Job, JobError
 from lib.settings import settings
-from lib.terminal import FAILED, clear_errors, errors, output, refuse, unreachable
+from lib.terminal import FAILED, choose, clear_errors, discover, errors, output, refuse, unreachable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(letter_commands.app, name="dead-letters")
@@ -159,32 +159,6 @@ def node(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def discover() -> list[Job]:
-    """The jobs; broken notebooks are named and left out."""
-    found, problems = jobs.scan(settings().notebooks_dir)
-    for problem in problems:
-        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True, highlight=False, markup=False)
-    return found
-
-
-def choose(names: list[str]) -> list[Job]:
-    """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
-    found, problems = jobs.scan(settings().notebooks_dir)
-    broken = [
-        problem
-        for problem in problems
-        for name in names
-        if problem.notebook == name or problem.notebook.rpartition("/")[2] == name
-    ]
-    if broken:
-        raise JobError(*broken)
-    if problems:
-        discover()
-    if not (chosen := jobs.select(found, names)):
-        raise JobError(f"no job is meant by {' '.join(names)}")
-    return chosen
-
-
 def find_cycle(run_or_cycle: str, day: date | None) -> registry.Cycle:
     """The cycle to go on with."""
     if day:
@@ -222,7 +196,7 @@ def last_runs() -> dict[str, registry.Row]:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
     except psycopg2.OperationalError:
-        errors.print(unreachable(), style="yellow", soft_wrap=True, highlight=False)
+        errors.print(unreachable(), style="yellow", soft_wrap=True)
         return {}
 
 

@@ -52,8 +52,6 @@ _BESIDE = {"transactions": "jsonb_array_elements(transactions.products) with ord
 """What is read beside a realtime table, from each of its rows."""
 
 FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
-DIMENSION_JOBS = ("etl/dim_date", "etl/dim_geography", "etl/dim_products", "etl/dim_customers")
-"""Facts never read past these jobs' watermarks: their keys are there by then."""
 
 
 def money(quantity: Column, price: Column) -> Column:

@@ -18,7 +18,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from lib import cycle, database, incremental, locks, migrate, servers
 from lib.compare import Comparison, compare
 from lib.incremental import Cut
-from lib.jobs import Job, upstream
+from lib.jobs import Job, Problem, upstream
 from lib.registry import Cycle
 from lib.runs import Notify, new_id
 from lib.settings import Settings, overridden, settings
@@ -56,7 +56,7 @@ class Work:
     say: Callable[[str], None]
 
 
-def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
+def plan(jobs: Sequence[Job], *, fresh: bool = False, broken: Sequence[Problem] = ()) -> Plan:
     """What a rebuild replays: the stored cuts up to the last one that was loaded; with `fresh` one new cut instead.
 
     Each snapshot is made from the cut that it was last made from; one whose run was forgotten from the last cut of its day,
@@ -65,13 +65,15 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
     Raises
     ------
     RebuildError
-        When nothing has been loaded yet.
+        When nothing has been loaded yet, or one of the notebooks that are broken has loaded something.
     """
     with closing(_admin(settings())) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(
-            "select job, cut_id from ops.watermarks where job = any(%s) order by job", [[job.name for job in jobs]]
-        )
-        loaded = dict(cursor.fetchall())
+        cursor.execute("select job, cut_id from ops.watermarks order by job")
+        marks = dict(cursor.fetchall())
+        if missing := [str(problem) for problem in broken if problem.notebook in marks]:
+            raise RebuildError("\n".join(missing))
+        names = {job.name for job in jobs}
+        loaded = {job: cut for job, cut in marks.items() if job in names}
         if not loaded:
             raise RebuildError("nothing has been loaded yet: `schedule.py run` first")
         last = max(loaded.values())

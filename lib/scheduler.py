@@ -13,12 +13,12 @@ import psycopg2
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from psycopg2.extensions import connection as Connection
-from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
+from tenacity import RetryCallState, Retrying, sleep_using_event, wait_exponential
 
 from lib import locks, registry, stream
 from lib.cron import following
 from lib.cycle import run_cycle, run_job
-from lib.jobs import Job, cron_line, scan
+from lib.jobs import Job, Problem, broken_lines, cron_line, parse, scan
 from lib.runs import Notify, Run
 from lib.settings import settings
 
@@ -61,11 +61,11 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
     timer = BackgroundScheduler(timezone=UTC)
     timer.start()
     savers: dict[str, Thread] = {}
+    known: set[str] = set()
     try:
         while True:
             jobs, problems = scan(settings().notebooks_dir)
-            for problem in problems:
-                _say_once(f"broken, so not run: {problem}")
+            known = _say_changes(problems, known)
             if streams:
                 _start_savers(savers, jobs, stop, notify)
             if cron:
@@ -83,13 +83,13 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
             connection.close()
 
 
-_said: set[str] = set()
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        logger.error(text)
+def _say_changes(problems: list[Problem], known: set[str]) -> set[str]:
+    """Name each notebook that is broken, in a line, unless it was so already; what is said now."""
+    lines = broken_lines(problems)
+    for line in lines:
+        if line not in known:
+            logger.error("broken, so not run: %s", line)
+    return set(lines)
 
 
 def _keep(held: dict[str, Connection]) -> None:
@@ -137,10 +137,14 @@ def _start_savers(savers: dict[str, Thread], jobs: list[Job], stop: Event, notif
 
 
 def keep_running(job: Job, stop: Event, notify: Notify) -> None:
-    """Keep a saver running until `stop` is set; after failures with a growing pause, forever."""
-    while not stop.is_set() and job.path.exists():
+    """Keep a saver running until `stop` is set; after failures with a growing pause, while its notebook is one."""
+
+    def is_over(*_: RetryCallState) -> bool:
+        return stop.is_set() or parse(job.name, job.path)[0] is None
+
+    while not is_over():
         Retrying(
-            stop=stop_when_event_set(stop),
+            stop=is_over,
             wait=wait_exponential(multiplier=0.5, max=BACKOFF_SECONDS),
             sleep=sleep_using_event(stop),
             before_sleep=_log_failure,
@@ -176,7 +180,7 @@ def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
                         raise failure
                     logger.error("%s, again at once: %s", job.name, _brief(failure))
                     return
-                if stop.is_set() or not job.path.exists():
+                if stop.is_set() or parse(job.name, job.path)[0] is None:
                     return
                 successor = pool.submit(run)
             elif ended.status != "done":
@@ -188,7 +192,7 @@ def _clear_the_way(job: Job) -> None:
     """Close the book on runs of a dead scheduler, and stop their queries: Spark Connect keeps a query running when its
     notebook dies."""
     with registry.warehouse() as connection:
-        registry.sweep(connection, only=[job.name])
+        registry.sweep(connection, saver=job.name)
     for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
         logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
 
