@@ -14,7 +14,17 @@ import psycopg2
 import typer
 from rich.table import Table
 
-from lib import cells, conventions, front_matter, jobs, letter_commands, parameters, registry, replay_commands
+from lib import (
+    cells,
+    conventions,
+    front_matter,
+    hold_commands,
+    jobs,
+    letter_commands,
+    parameters,
+    registry,
+    replay_commands,
+)
 from lib.jobs import Job, JobError
 from lib.settings import settings
 from lib.terminal import FAILED, clear_errors, errors, output, refuse, unreachable
@@ -149,6 +159,9 @@ def validate() -> None:
 
 app.command()(replay_commands.backfill)
 app.command()(replay_commands.rebuild)
+app.command()(hold_commands.hold)
+app.command()(hold_commands.release)
+app.command()(hold_commands.held)
 
 
 def node(name: str) -> str:

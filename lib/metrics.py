@@ -209,14 +209,20 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
         "Messages in Kafka that aren't in the realtime database yet; below 0: the topic was made anew.",
         labels=["table", "partition"],
     )
+    held = GaugeMetricFamily(
+        "globalmart_ingest_held_events",
+        "Stored events that loads go on without, until they are released.",
+        labels=["table"],
+    )
     for table, known in totals.items():
+        held.add_metric([table], known.held_events)
         if known.committed_at is not None:
             committed.add_metric([table], known.committed_at)
         if known.heartbeat is not None:
             heartbeat.add_metric([table], time.monotonic() - known.heartbeat)
         for partition, (first, following) in sorted(offsets.get(table, {}).items()):
             lag.add_metric([table, str(partition)], following - known.end_offsets.get(partition, first))
-    return [committed, heartbeat, lag]
+    return [committed, heartbeat, lag, held]
 
 
 def main() -> None:
