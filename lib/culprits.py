@@ -6,7 +6,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from lib import database, held
@@ -33,29 +32,25 @@ class FailedOn(Exception):
 # --- in words
 
 
-def named(events: Sequence[str]) -> str:
-    """The events as a shell takes them, a few of them."""
-    more = f" and {len(events) - SHOWN:,} more" if len(events) > SHOWN else ""
-    return " ".join(map(quoted, events[:SHOWN])) + more
-
-
 def message(what: str, more: str, events: Mapping[str, Sequence[str]]) -> str:
-    """What went wrong and on which events, by table; the first line names these first, the last ones put them aside."""
-    which = ", ".join(f"{table} {named(found)}" for table, found in events.items())
-    lines = [f"{what} on {which}, {more}" if which else f"{what}, {more}"]
-    if events:
-        lines += ["what goes on without these events:", *(command(table, found) for table, found in events.items())]
-    return "\n".join(lines)
+    """What went wrong, and more of it; where events are known, by table, the command that puts them aside.
+
+    It stands in the first line, of which the registry keeps the beginning, and as the last one, to be copied.
+    """
+    if not events:
+        return f"{what}, {more}"
+    commands = [command(table, found) for table, found in events.items()]
+    left = sum(max(len(found) - SHOWN, 0) for found in events.values())
+    rest = f" (and {left:,} more)" if left else ""
+    return f"{what}; `{' && '.join(commands)}` goes on without these events{rest}; {more}\n" + "\n".join(commands)
 
 
 def command(table: str, events: Sequence[str]) -> str:
-    """The command that puts the events aside, to be copied; where there are more than a message names, it says so."""
-    chosen = events[:SHOWN]
-    end = "-- " if any(event.startswith("-") for event in chosen) else ""
-    more = f"   # and {len(events) - SHOWN:,} more" if len(events) > SHOWN else ""
-    names = " ".join(map(quoted, chosen))
-    why = '--why "…"'
-    return f"schedule.py hold {table} " + (f"{why} {end}{names}" if end else f"{names} {why}") + more
+    """The command that puts the events aside, the first few of them."""
+    names = " ".join(map(quoted, events[:SHOWN]))
+    if any(event.startswith("-") for event in events[:SHOWN]):
+        return f'schedule.py hold {table} --why "…" -- {names}'
+    return f'schedule.py hold {table} {names} --why "…"'
 
 
 def quoted(text: str) -> str:
@@ -84,46 +79,58 @@ def of_examples(fact: "Fact", examples: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(event for event in found if event))
 
 
-def missing(load: "Load", fact: "Fact", most: int = SHOWN) -> list[str]:
-    """Events of this load's batches that aren't in the fact under the batch that they have for it: the first few."""
-    after, upto = load.window.unread(fact.source)
-    suffix = ":1" if fact.source == "transactions" else ""
-    lost = (
-        f"select id from unnest(%s::text[]) as id where not exists (select from {fact.table} as f where f.event_id = id || %s"
-        " and f.ingest_batch_id > %s and f.ingest_batch_id <= %s)"
+_LOST = """
+select id from unnest(%s::text[], %s::integer[]) as event (id, lines)
+where exists (
+    select from generate_series(least(lines, 1), lines) as line
+    where not exists (
+        select from {fact} as f
+        where f.event_id = id || case when lines > 0 then ':' || line else '' end
+            and f.ingest_batch_id > %s and f.ingest_batch_id <= %s
     )
+)
+"""
+
+
+def missing(load: "Load", fact: "Fact") -> list[str]:
+    """Events of this load's batches that the fact hasn't got from them, or not with all of their lines: the first few."""
+    after, upto = load.window.unread(fact.source)
+    lines = "jsonb_array_length(products)" if fact.source == "transactions" else "0"
     found: list[str] = []
-    with closing(database.connect("realtime")) as realtime:
-        for chunk in _events(realtime, load, fact.source, f"ingest_batch_id > {after} and ingest_batch_id <= {upto}"):
-            found += load.query(lost, chunk, suffix, after, upto)["id"]
-            if len(found) > most:
-                break
+    for chunk in _events(load, fact.source, lines):
+        lost = load.query(_LOST.format(fact=fact.table), *map(list, zip(*chunk, strict=True)), after, upto)
+        found += lost["id"]
+        if len(found) > SHOWN:
+            break
     return found
 
 
 def of_keys(load: "Load", column: str, keys: Sequence[str]) -> dict[str, list[str]]:
-    """The events of this load that name one of these customers, products or countries, by table: the first few of each."""
+    """The events of this load that name one of these customers, products or countries, by table."""
+    of_lines = "exists (select from jsonb_array_elements(products) as line where line ->> 'product_id' = any(%(keys)s))"
     found = {}
-    with closing(database.connect("realtime")) as realtime:
-        for table in CONTRACTS:
-            after, upto = load.window.unread(table)
-            is_new = f"ingest_batch_id > {after} and ingest_batch_id <= {upto}"
-            about = f"{column} = any(%(keys)s)"
-            if table == "transactions" and column == "product_id":
-                about = "exists (select from jsonb_array_elements(products) as line where line ->> 'product_id' = any(%(keys)s))"
-            if events := next(_events(realtime, load, table, f"{is_new} and {about}", keys=list(keys)), []):
-                found[table] = events
+    for table in CONTRACTS:
+        in_lines = (table, column) == ("transactions", "product_id")
+        where = of_lines if in_lines else f"{column} = any(%(keys)s)"
+        if events := [event for event, _ in next(_events(load, table, "0", where, keys=list(keys)), [])]:
+            found[table] = events
     return found
 
 
-def _events(connection: Connection, load: "Load", table: str, where: str, **values: Any) -> Iterator[list[str]]:
-    """The ids of the load's events that meet an SQL condition, in chunks."""
+def _events(
+    load: "Load", table: str, column: str, where: str = "true", **values: Any
+) -> Iterator[list[tuple[str, Any]]]:
+    """The ids of the load's events that meet an SQL condition, with a column, in chunks."""
+    after, upto = load.window.unread(table)
     source = held.source(load, table).replace("%", "%%")
-    query = f"select {CONTRACTS[table].key} from {source} where {where} order by 1"
-    with connection, connection.cursor(f"{table}_of_load") as cursor:
+    query = (
+        f"select {CONTRACTS[table].key}, {column} from {source}"
+        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto} and {where} order by 1"
+    )
+    with closing(database.connect("realtime")) as connection, connection.cursor("events_of_load") as cursor:
         cursor.execute(query, values)
         while rows := cursor.fetchmany(CHUNK):
-            yield [row[0] for row in rows]
+            yield rows
 
 
 # --- by trying

@@ -171,7 +171,7 @@ def _blame(load: Load, fact: Fact, staged: str, only: sql.Composable, error: psy
     ids = sql.SQL("select distinct {} as id from staging.{} order by 1").format(key, sql.Identifier(staged))
     events = list(load.query(ids)["id"])
     if found := culprits.of_statement(load, events, lambda cursor, some: cursor.execute(only, [some])):
-        why = f"and nothing was written: {' '.join(str(error).split())}"
+        why = f"nothing was written: {' '.join(str(error).split())}"
         raise culprits.FailedOn(culprits.message(f"{fact.table} can't be loaded", why, {fact.source: found})) from error
 
 

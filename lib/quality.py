@@ -248,7 +248,7 @@ def _conclude(
         with closing(database.connect("warehouse")) as own, own:
             _store(own, load.job, findings)
     why = "; ".join(map(str, broken))
-    raise BrokenRule(culprits.message(f"{table} breaks its rules", f"and the load was rolled back: {why}", events))
+    raise BrokenRule(culprits.message(f"{table} breaks its rules", f"the load was rolled back: {why}", events))
 
 
 def _store(connection: Connection, job: str, findings: Sequence[Finding]) -> None:
