@@ -7,11 +7,12 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
+import psycopg2.errors
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from lib import jobs
+from lib import jobs, registry
 from lib.settings import TOPICS, settings
 from lib.terminal import FAILED, clear_errors, complain, output, refuse
 
@@ -37,6 +38,8 @@ def hold(
 
     if not why.strip():
         refuse("--why: say in a few words what is wrong with the events")
+    with clear_errors(), registry.warehouse():
+        pass  # which of the two databases is away would be hard to tell further on
     with _clear_errors():
         found, _ = jobs.scan(settings().notebooks_dir)
         done = holding.hold(table, events, why=why.strip(), jobs=found, wait=WAIT_SECONDS, say=typer.echo)
@@ -87,6 +90,9 @@ def _clear_errors() -> Iterator[None]:
             refuse(str(error))
         except AllLoaded as error:
             complain(str(error))
+            raise typer.Exit(FAILED) from None
+        except psycopg2.errors.InsufficientPrivilege as error:
+            complain(f"this needs the owner of the realtime schema, GM_REALTIME_ADMIN_DSN: {error}".strip())
             raise typer.Exit(FAILED) from None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import ledger
@@ -22,12 +23,13 @@ from line import Schedule
 from pyspark.sql import SparkSession
 from world import World, cart, carts
 
-from lib import database, held, holding, incremental, locks, metrics, status
+from lib import culprits, database, held, holding, incremental, jobs, locks, metrics, rebuild, status
 from lib.holding import AllLoaded, HoldError
 from lib.incremental import Cut
 from lib.jobs import Job
+from lib.rebuild import RebuildError, Work
 from lib.schemas import CART_EVENTS, CONTRACTS, TRANSACTIONS
-from lib.settings import Settings
+from lib.settings import ROOT, Settings
 from lib.sink import Fenced, Writer
 from lib.warehouse import Load
 
@@ -69,6 +71,19 @@ def config(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Settings of an empty realtime database and an empty warehouse."""
     with apart(stack, tmp_path_factory.mktemp("runs")) as config:
         yield config
+
+
+EMPTY = (
+    f"truncate ops.ingest_batches, ops.dead_letters, ops.schema_changes, ops.held_events, {', '.join(CONTRACTS)};"
+    " update ops.ingest_heads set last_batch = 0, epoch = 0, end_offsets = '{}'; update ops.merge_heads set last_batch = 0"
+)
+
+
+def empty(config: Settings) -> None:
+    """Forget all events, cuts and loads."""
+    for name, statement in (("realtime", EMPTY), ("warehouse", "delete from ops.watermarks; delete from ops.cuts")):
+        with stored.connected(config, name) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 # --- who sees what, under any order of holds, releases, cuts and loads
@@ -142,10 +157,7 @@ def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pas
     config: Settings, seed: int
 ) -> None:
     with stored.connected(config, "realtime") as realtime, stored.connected(config, "warehouse") as warehouse:
-        with realtime, realtime.cursor() as cursor:
-            cursor.execute(EMPTY)
-        with warehouse, warehouse.cursor() as cursor:
-            cursor.execute("delete from ops.watermarks; delete from ops.cuts")
+        empty(config)
         walk = Walk(realtime, warehouse, seed)
         steps = [walk.save, walk.cut, walk.load, walk.load, walk.hold, walk.hold, walk.release]
         for _ in range(40):
@@ -166,12 +178,6 @@ def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pas
         ledger.assert_whole(realtime, TABLE)
 
 
-EMPTY = (
-    f"truncate ops.ingest_batches, ops.dead_letters, ops.schema_changes, ops.held_events, {', '.join(CONTRACTS)};"
-    " update ops.ingest_heads set last_batch = 0, epoch = 0, end_offsets = '{}'; update ops.merge_heads set last_batch = 0"
-)
-
-
 def incremental_watermark(warehouse: stored.Connection, job: str) -> Cut | None:
     """The cut up to which a job has loaded."""
     with warehouse, warehouse.cursor() as cursor:
@@ -181,11 +187,9 @@ def incremental_watermark(warehouse: stored.Connection, job: str) -> Cut | None:
 @pytest.fixture
 def events(config: Settings) -> Iterator[stored.Connection]:
     """The owner's connection to the realtime database with two cart events, which nobody has loaded."""
-    with stored.connected(config, "realtime") as realtime, stored.connected(config, "warehouse") as warehouse:
-        with realtime, realtime.cursor() as cursor, warehouse, warehouse.cursor() as other:
-            cursor.execute(EMPTY)
-            other.execute("delete from ops.watermarks; delete from ops.cuts")
-        save(cart("one"), cart("two"))
+    empty(config)
+    save(cart("one"), cart("two"))
+    with stored.connected(config, "realtime") as realtime:
         yield realtime
 
 
@@ -272,6 +276,20 @@ def test_status_and_metrics_count_what_is_held_and_a_release_is_no_commit_of_a_s
         assert found["globalmart_ingest_last_commit_timestamp_seconds", TABLE] == committed.timestamp()
 
 
+def test_the_events_of_a_load_that_name_a_product_or_customer_are_found_but_for_held_ones(
+    config: Settings, events: stored.Connection
+) -> None:
+    save(order("sale", 1, "u", product="p"), order("other", 1, "u", product="q"), table="transactions")
+    load = job_load("etl/x", {}, Cut(0, date(2026, 3, 2), dict.fromkeys(CONTRACTS, 1)))
+    everything = {"transactions": ["sale"], TABLE: ["one", "two"]}
+    assert culprits.of_keys(load, "product_id", ["p"]) == everything
+    assert culprits.of_keys(load, "user_id", ["u"]) == everything | {"transactions": ["other", "sale"]}
+    assert culprits.of_keys(load, "country", ["Peru"]) == {"transactions": ["other", "sale"]}
+    holding.hold(TABLE, ["one"], why="w", jobs=READERS)
+    later = replace(load)
+    assert culprits.of_keys(later, "product_id", ["p"]) == everything | {TABLE: ["two"]}
+
+
 # --- savers
 
 
@@ -295,10 +313,7 @@ def test_a_release_fences_nobody_and_a_run_that_was_taken_over_stays_fenced(stac
             write(connection, CART_EVENTS, messages(cart("four"), start=3), first, 2)
         connection.rollback()
         assert [
-            row[0]
-            for row in rows(
-                connection, "select query_id like 'release-%' from ops.ingest_batches order by ingest_batch_id"
-            )
+            row[0] for row in rows(connection, "select rows_in = 0 from ops.ingest_batches order by ingest_batch_id")
         ] == [False, True, False, True, False, True]
 
 
@@ -392,74 +407,77 @@ def totals(config: Settings) -> dict[str, int]:
 
 
 def test_a_line_that_stands_still_goes_on_with_the_printed_command_and_ends_as_if_nothing_had_been(
-    stack: Settings, schedule: Schedule, tmp_path: Path
+    config: Settings, schedule: Schedule
 ) -> None:
     sales, bad = TRANSACTIONS.table, "bad 'one'"
-    with apart(stack, tmp_path) as config:
-        save(order("good", 1, "u"), order(bad, 1, "u"), order("lost", 1, "v"), order("odd", 1, "w"), table=sales)
-        plant(config, refused=["bad ''one''"], dropped=["lost"], odd=["odd"])
+    found = [job for job in jobs.discover(ROOT / "notebooks") if (job.writes or "").startswith("warehouse.")]
+    work = Work(found, Event(), lambda run: None, lambda text: None)
+    empty(config)
+    save(order("good", 1, "u"), order(bad, 1, "u"), order("lost", 1, "v"), order("odd", 1, "w"), table=sales)
+    plant(config, refused=["bad ''one''"], dropped=["lost"], odd=["odd"])
 
-        # refused by the database, then by rules: one that counts, and one that has rows
-        shown = schedule("run", "etl", f"--run-date={DAY.format(1)}", expect=1).stdout
-        run = last_run(config, "etl/fact_sales")
-        assert "FailedOn: fact_sales can't be loaded" in run["error"]
-        assert "planted" in page_of(config, run)
-        for text in (run["error"], page_of(config, run), shown):
-            assert printed_command(text) == ["hold", sales, bad, "--why", "it stops the line"]
-        schedule(*printed_command(run["error"]))
-        schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
-        run = last_run(config, "etl/fact_sales")
-        assert "BrokenRule: fact_sales breaks its rules" in run["error"]
-        assert printed_command(run["error"])[2:-2] == ["odd"]
-        schedule(*printed_command(run["error"]))
-        schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
-        run = last_run(config, "etl/fact_sales")
-        assert "rows_of_the_ledger" in page_of(config, run)
-        assert printed_command(run["error"])[2:-2] == ["lost"]
-        schedule(*printed_command(run["error"]))
+    # refused by the database, then by rules: one that counts, and one that has rows
+    shown = schedule("run", "etl", f"--run-date={DAY.format(1)}", expect=1).stdout
+    run = last_run(config, "etl/fact_sales")
+    assert "FailedOn: fact_sales can't be loaded" in run["error"]
+    assert "planted" in page_of(config, run)
+    for text in (run["error"], page_of(config, run), shown):
+        assert printed_command(text) == ["hold", sales, bad, "--why", "it stops the line"]
+    schedule(*printed_command(run["error"]))
+    schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
+    run = last_run(config, "etl/fact_sales")
+    assert "BrokenRule: fact_sales breaks its rules" in run["error"]
+    assert printed_command(run["error"])[2:-2] == ["odd"]
+    schedule(*printed_command(run["error"]))
+    schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
+    run = last_run(config, "etl/fact_sales")
+    assert "rows_of_the_ledger" in page_of(config, run)
+    assert printed_command(run["error"])[2:-2] == ["lost"]
+    schedule(*printed_command(run["error"]))
 
-        # without them the line goes on; a customer keeps what was counted before
-        save(order("next", 2, "u"), table=sales)
-        schedule("run", "batch", f"--run-date={DAY.format(2)}")
-        assert facts(config) == {"good": 1, "next": 2}
-        assert totals(config) == {"u": 3, "v": 1, "w": 1}
-        report = page_of(config, last_run(config, "etl/fact_sales"))
-        for text in ("No stored event is put aside", "Events of transactions in the batches of this load", bad):
-            assert text in report
-        with stored.connected(config, "warehouse") as connection:
-            query = "select failed_rows, examples from ops.data_quality where run_id = %s and rule = 'nothing_held'"
-            (finding,) = stored.rows(connection, query, last_run(config, "etl/fact_sales")["run_id"])
-        assert finding["failed_rows"] == 3
-        assert {row["event_id"] for row in finding["examples"]} == {bad, "lost", "odd"}
-        assert json.loads(schedule("status", "--json").stdout)["ingestion"][sales]["held"] == 3
-        listed = json.loads(schedule("held", "--json").stdout)
-        assert {row["event_id"] for row in listed} == {bad, "lost", "odd"}
-        assert all(
-            "etl/dim_customers" in row["loaded_by"] and "etl/fact_sales" not in row["loaded_by"] for row in listed
-        )
-        schedule("backfill", f"--from={DAY.format(1)}", f"--to={DAY.format(1)}")
-        schedule("rebuild", "--compare")
+    # without them the line goes on; a customer keeps what was counted before
+    save(order("next", 2, "u"), table=sales)
+    schedule("run", "batch", f"--run-date={DAY.format(2)}")
+    assert facts(config) == {"good": 1, "next": 2}
+    assert totals(config) == {"u": 3, "v": 1, "w": 1}
+    report = page_of(config, last_run(config, "etl/fact_sales"))
+    for text in ("No stored event is put aside", "Events of transactions in the batches of this load", bad):
+        assert text in report
+    with stored.connected(config, "warehouse") as connection:
+        query = "select failed_rows, examples from ops.data_quality where run_id = %s and rule = 'nothing_held'"
+        (finding,) = stored.rows(connection, query, last_run(config, "etl/fact_sales")["run_id"])
+    assert finding["failed_rows"] == 3
+    assert {row["event_id"] for row in finding["examples"]} == {bad, "lost", "odd"}
+    assert json.loads(schedule("status", "--json").stdout)["ingestion"][sales]["held"] == 3
+    listed = json.loads(schedule("held", "--json").stdout)
+    assert {row["event_id"] for row in listed} == {bad, "lost", "odd"}
+    assert all("etl/dim_customers" in row["loaded_by"] and "etl/fact_sales" not in row["loaded_by"] for row in listed)
+    schedule("backfill", f"--from={DAY.format(1)}", f"--to={DAY.format(1)}")
+    schedule("rebuild", "--compare")
 
-        # one comes back, is refused again, and held again, with what the dimensions had of it
-        assert "batch 3" in schedule("release", sales, bad).stdout
-        schedule("run", "etl", f"--run-date={DAY.format(3)}", expect=1)
-        schedule("hold", sales, bad, "--why", "still")
-        plant(config)
-        assert "batch 4" in schedule("release", sales, bad, "lost", "odd").stdout
-        # one that nobody has loaded yet
-        save(order("new", 4, "x"), table=sales)
-        schedule("hold", sales, "new", "--why", "early")
-        schedule("run", "batch", f"--run-date={DAY.format(4)}")
-        assert facts(config) == {"good": 1, "next": 2, bad: 4, "lost": 4, "odd": 4}
-        assert totals(config) == {"u": 3, "v": 1, "w": 1}
-        assert schedule("hold", sales, bad, "--why", "late", expect=1).stderr.startswith(repr(bad))
-        assert "has no event 'nobody'" in schedule("hold", sales, "nobody", "--why", "w", expect=2).stderr
-        schedule("hold", sales, "new", expect=2)
-        schedule("release", sales, "new")
-        schedule("run", "batch", f"--run-date={DAY.format(5)}")
-        assert facts(config)["new"] == 6
-        assert totals(config) == {"u": 3, "v": 1, "w": 1, "x": 1}
-        assert schedule("held").stdout == "no event is held\n"
-        schedule("rebuild", "--compare")
-        with stored.connected(config, "realtime") as connection:
-            ledger.assert_whole(connection, sales)
+    # one comes back, is refused again, and held again, with what the dimensions had of it
+    assert "batch 3" in schedule("release", sales, bad).stdout
+    schedule("run", "etl", f"--run-date={DAY.format(3)}", expect=1)
+    schedule("hold", sales, bad, "--why", "still")
+    plant(config)
+    assert "batch 4" in schedule("release", sales, bad, "lost", "odd").stdout
+    # one that nobody has loaded yet
+    save(order("new", 4, "x"), table=sales)
+    built = rebuild.plan(work.jobs)
+    schedule("hold", sales, "new", "--why", "early")
+    with pytest.raises(RebuildError, match="events were held since"):
+        rebuild.catch_up(built, work)
+    schedule("run", "batch", f"--run-date={DAY.format(4)}")
+    assert facts(config) == {"good": 1, "next": 2, bad: 4, "lost": 4, "odd": 4}
+    assert totals(config) == {"u": 3, "v": 1, "w": 1}
+    assert schedule("hold", sales, bad, "--why", "late", expect=1).stderr.startswith(repr(bad))
+    assert "has no event 'nobody'" in schedule("hold", sales, "nobody", "--why", "w", expect=2).stderr
+    schedule("hold", sales, "new", expect=2)
+    schedule("release", sales, "new")
+    schedule("run", "batch", f"--run-date={DAY.format(5)}")
+    assert facts(config)["new"] == 6
+    assert totals(config) == {"u": 3, "v": 1, "w": 1, "x": 1}
+    assert schedule("held").stdout == "no event is held\n"
+    schedule("rebuild", "--compare")
+    with stored.connected(config, "realtime") as connection:
+        ledger.assert_whole(connection, sales)
