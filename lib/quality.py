@@ -117,8 +117,9 @@ def check_fact(load: Load, fact: Fact, read_rows: int) -> None:
         report.table(pd.DataFrame([shown]), caption=f"Events of {fact.source} in the batches of this load")
 
     def culprits_of(broken: Sequence[Finding]) -> dict[str, list[str]]:
-        examples = [row for finding in broken for row in finding.found]
-        return {fact.source: culprits.of_examples(fact, examples) or culprits.missing(load, fact)}
+        told = [culprits.of_examples(fact, finding.found) for finding in broken]
+        counted = [] if all(told) else culprits.missing(load, fact)
+        return {fact.source: list(dict.fromkeys(event for events in [*told, counted] for event in events))}
 
     findings = [*about_fact(load, fact, read_rows, sums.expected), *events]
     _conclude(load, fact.table, findings, culprits_of)

@@ -428,12 +428,8 @@ def test_a_line_that_stands_still_goes_on_with_the_printed_command_and_ends_as_i
     schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
     run = last_run(config, "etl/fact_sales")
     assert "BrokenRule: fact_sales breaks its rules" in run["error"]
-    assert printed_command(run["error"])[2:-2] == ["odd"]
-    schedule(*printed_command(run["error"]))
-    schedule("run", "fact_sales", f"--run-date={DAY.format(1)}", expect=1)
-    run = last_run(config, "etl/fact_sales")
     assert "rows_of_the_ledger" in page_of(config, run)
-    assert printed_command(run["error"])[2:-2] == ["lost"]
+    assert printed_command(run["error"])[2:-2] == ["odd", "lost"]
     schedule(*printed_command(run["error"]))
 
     # without them the line goes on; a customer keeps what was counted before
