@@ -99,7 +99,7 @@ def missing(load: "Load", fact: "Fact") -> list[str]:
     found: list[str] = []
     for chunk in _events(load, fact.source, lines):
         lost = load.query(_LOST.format(fact=fact.table), *map(list, zip(*chunk, strict=True)), after, upto)
-        found += lost["id"]
+        found.extend(lost["id"])
         if len(found) > SHOWN:
             break
     return found
