@@ -23,7 +23,7 @@ SourceTable = StrEnum("SourceTable", list(TOPICS))  # type: ignore[misc]
 OfTable = Annotated[SourceTable, typer.Argument(metavar="TABLE", help=f"{', '.join(TOPICS)}.")]
 Events = Annotated[
     list[str],
-    typer.Argument(metavar="EVENT_ID…", help="As a failed load names them; behind `--` where one begins with -."),
+    typer.Argument(metavar="EVENT_ID", help="As a failed load names them; behind `--` where one begins with -."),
 ]
 
 
