@@ -14,7 +14,17 @@ import psycopg2
 import typer
 from rich.table import Table
 
-from lib import cells, conventions, cron, jobs, letter_commands, parameters, registry, replay_commands
+from lib import (
+    cells,
+    conventions,
+    cron,
+    hold_commands,
+    jobs,
+    letter_commands,
+    parameters,
+    registry,
+    replay_commands,
+)
 from lib.jobs import Job, JobError
 from lib.settings import settings
 from lib.terminal import FAILED, choose, clear_errors, discover, errors, output, refuse, unreachable
@@ -152,6 +162,9 @@ def validate() -> None:
 
 app.command()(replay_commands.backfill)
 app.command()(replay_commands.rebuild)
+app.command()(hold_commands.hold)
+app.command()(hold_commands.release)
+app.command()(hold_commands.held)
 
 
 def node(name: str) -> str:

@@ -35,10 +35,11 @@ class Totals:
     """Commits by the upper bound of the time since the one before, in seconds."""
     interval_seconds: float = 0
     committed_at: float | None = None
-    """Of the last batch, in seconds since 1970."""
+    """Of the last batch that a saver wrote, in seconds since 1970."""
     end_offsets: dict[int, int] = field(default_factory=dict)
     """The next offset to read of each partition."""
     schema_changes: int = 0
+    held_events: int = 0
     heartbeat: float | None = None
     """When the last sign of life was, by this machine's monotonic clock."""
 
@@ -46,7 +47,10 @@ class Totals:
 HEADS = """
 select h.source_table, h.last_batch, h.end_offsets, h.passed_offsets,
     extract(epoch from clock_timestamp() - h.heartbeat_at)::float as heartbeat_age,
-    (select count(*) from ops.schema_changes c where c.source_table = h.source_table) as schema_changes
+    (select count(*) from ops.schema_changes c where c.source_table = h.source_table) as schema_changes,
+    (
+        select count(*) from ops.held_events e where e.source_table = h.source_table and e.released_batch is null
+    ) as held_events
 from ops.ingest_heads h
 """
 
@@ -55,7 +59,8 @@ NEW = "source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch
 
 SUMS = f"""
 select {", ".join(f"sum({name})::bigint as {name}" for name in COUNTS)},
-    sum(latency_seconds) as latency_seconds, extract(epoch from max(committed_at))::float as committed_at
+    sum(latency_seconds) as latency_seconds,
+    extract(epoch from max(committed_at) filter (where rows_in > 0))::float as committed_at
 from ops.ingest_batches where {NEW} having count(*) > 0
 """
 
@@ -104,6 +109,7 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
                 int(partition): following(end, passed.get(partition)) for partition, end in head["end_offsets"].items()
             }
             known.schema_changes = head["schema_changes"]
+            known.held_events = head["held_events"]
             known.heartbeat = None if head["heartbeat_age"] is None else asked - head["heartbeat_age"]
     return now
 
@@ -123,7 +129,7 @@ def _add_new(cursor: Cursor, totals: Totals, table: str, last: int) -> None:
     for row in _rows(cursor):
         totals.counts.update({name: row[name] for name in COUNTS})
         totals.latency_seconds += row["latency_seconds"]
-        totals.committed_at = row["committed_at"]
+        totals.committed_at = row["committed_at"] or totals.committed_at
     cursor.execute(LATENCIES, new)
     for row in _rows(cursor):
         totals.latencies[float(row["bound"])] += row["events"]

@@ -199,7 +199,13 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
         "Messages in Kafka that can't be read before a transaction ends.",
         labels=["table", "partition"],
     )
+    held_events = GaugeMetricFamily(
+        "globalmart_ingest_held_events",
+        "Stored events that loads go on without, until they are released.",
+        labels=["table"],
+    )
     for table, known in totals.items():
+        held_events.add_metric([table], known.held_events)
         if known.committed_at is not None:
             committed.add_metric([table], known.committed_at)
         if known.heartbeat is not None:
@@ -207,7 +213,7 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
         for partition, span in sorted(offsets.get(table, {}).items()):
             lag.add_metric([table, str(partition)], span.stable - known.end_offsets.get(partition, span.earliest))
             waiting.add_metric([table, str(partition)], span.end - span.stable)
-    return [committed, heartbeat, lag, waiting]
+    return [committed, heartbeat, lag, waiting, held_events]
 
 
 def main() -> None:

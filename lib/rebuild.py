@@ -4,10 +4,10 @@ The jobs' notebooks run as they are; all that differs is the database that their
 """
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from threading import Event
 
 from psycopg2 import sql
@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from lib import cycle, database, incremental, locks, migrate, servers
+from lib import cycle, database, held, incremental, locks, migrate, servers
 from lib.compare import Comparison, compare
 from lib.incremental import Cut
 from lib.jobs import Job, Problem, upstream
@@ -39,6 +39,8 @@ class Plan:
     snapshots: tuple[Snapshot, ...]
     behind: tuple[str, ...]
     fresh: bool = False
+    holds: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
+    """When events were held, by table and id: what the replayed jobs don't see."""
 
     @property
     def target(self) -> Cut:
@@ -76,14 +78,14 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False, broken: Sequence[Problem] 
         loaded = {job: cut for job, cut in marks.items() if job in names}
         if not loaded:
             raise RebuildError("nothing has been loaded yet: `schedule.py run` first")
-        last = max(loaded.values())
+        last, holds = max(loaded.values()), held.marks()
         cuts = incremental.cuts_upto(cursor, last)
         snapshots = _snapshots(cursor, [job for job in jobs if job.snapshots], cuts)
         behind = tuple(job for job, cut in loaded.items() if cut < last)
         if not fresh:
-            return Plan(cuts, snapshots, behind)
+            return Plan(cuts, snapshots, behind, holds=holds)
         cut = incremental.numbered(cursor, incremental.next_cut(cursor))
-        return Plan((cut,), tuple((cut.cut_id, day) for _, day in snapshots), behind, fresh=True)
+        return Plan((cut,), tuple((cut.cut_id, day) for _, day in snapshots), behind, fresh=True, holds=holds)
 
 
 def _snapshots(cursor: Cursor, jobs: Sequence[Job], cuts: Sequence[Cut]) -> tuple[Snapshot, ...]:
@@ -138,7 +140,15 @@ def drop() -> None:
 
 
 def catch_up(built: Plan, work: Work) -> Plan:
-    """Replay what the living warehouse has loaded since; the caller holds the lock of its cycles. Returns the new plan."""
+    """Replay what the living warehouse has loaded since; the caller holds the lock of its cycles. Returns the new plan.
+
+    Raises
+    ------
+    RebuildError
+        When events were held since, or a job isn't done.
+    """
+    if held.marks().items() - built.holds.items():
+        raise RebuildError("events were held since the rebuild began, and it may have loaded them: begin it again")
     if built.fresh:
         return built
     now = plan(work.jobs)

@@ -143,7 +143,9 @@ def _lock_head(cursor: Cursor, contract: Contract, writer: Writer) -> Head:
     head = read_head(cursor, contract.table, lock=True)
     if head.epoch == writer.epoch:
         cursor.execute(
-            "select query_id from ops.ingest_batches where source_table = %s and ingest_batch_id = %s",
+            # what was written since may be releases of held events, which fence nobody
+            "select query_id from ops.ingest_batches where source_table = %s and ingest_batch_id <= %s and rows_in > 0"
+            " order by ingest_batch_id desc limit 1",
             [contract.table, head.last_batch],
         )
         last = cursor.fetchone()

@@ -444,9 +444,9 @@ def _at_work(contract: Contract) -> Receipt | None:
     """The receipt of the run that is writing this table, if one is."""
     with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "select b.query_id from ops.ingest_heads h join ops.ingest_batches b on b.source_table = h.source_table"
-            " and b.ingest_batch_id = h.last_batch where h.source_table = %s and h.session_id is not null"
-            " and h.heartbeat_at >= clock_timestamp() - %s",
+            "select b.query_id from ops.ingest_heads h join ops.ingest_batches b using (source_table)"
+            " where h.source_table = %s and b.rows_in > 0 and h.session_id is not null"
+            " and h.heartbeat_at >= clock_timestamp() - %s order by b.ingest_batch_id desc limit 1",
             [contract.table, FRESH],
         )
         row = cursor.fetchone()

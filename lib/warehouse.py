@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 from pyspark.sql import DataFrame, SparkSession
 
-from lib import database, dedup, incremental, lineage, spark
+from lib import database, dedup, held, incremental, lineage, locks, spark
 from lib.incremental import Cut, Window
 from lib.settings import settings
 
@@ -46,6 +47,11 @@ class Load:
     staged: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
     """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
+
+    @cached_property
+    def held(self) -> dict[str, list[str]]:
+        """The realtime tables of which an event was ever held, with their columns: what `held.source` needs to know."""
+        return held.columns()
 
     @property
     def cut(self) -> Cut:
@@ -207,6 +213,9 @@ def begin(
     connection = database.connect("warehouse")
     with connection.cursor() as cursor:
         cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
+        if publish:
+            # nobody puts events aside while a load may have read them and isn't committed
+            locks.share(cursor, locks.LOADS, job)
         wanted = incremental.find_cut(cursor, cut, run_date)
         upto, holding = incremental.at_most(cursor, wanted, upstream)
         day = date.fromisoformat(run_date) if run_date else upto.run_date
@@ -262,7 +271,7 @@ def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], 
     """
     after, upto = batches
     query = (
-        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (table, beside)))}"
+        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (held.source(load, table), beside)))}"
         f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
     )
     options = jdbc("realtime") | {"dbtable": query}
