@@ -104,7 +104,7 @@ def quoted(chance: random.Random, text: str) -> str:
 
 def _escaped(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[place:place + 2].hex()}" for place in range(0, len(units), 2))
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
 
 
 CLASSES = (
@@ -131,12 +131,78 @@ CLASSES = (
 """Classes of characters: letters, controls, combining and directed ones, separators, noncharacters, private ones …"""
 
 TEXTS = (
-    *("", " ", "null", "NULL", "None", "nan", "true", "0", "-1", "1e5", "\\N", "\\.", "\\", '"', '""', "'", "''", "'\"'"),
-    *(",", ";", "\t", "\n", "\r\n", "a\n\\.\nb", "\n\\.\n", "\\.\n", "\\.\r\n", '"\n\\.\n"', 'a"b', "a,b", 'a""b', ",,", '",'),
+    *(
+        "",
+        " ",
+        "null",
+        "NULL",
+        "None",
+        "nan",
+        "true",
+        "0",
+        "-1",
+        "1e5",
+        "\\N",
+        "\\.",
+        "\\",
+        '"',
+        '""',
+        "'",
+        "''",
+        "'\"'",
+    ),
+    *(
+        ",",
+        ";",
+        "\t",
+        "\n",
+        "\r\n",
+        "a\n\\.\nb",
+        "\n\\.\n",
+        "\\.\n",
+        "\\.\r\n",
+        '"\n\\.\n"',
+        'a"b',
+        "a,b",
+        'a""b',
+        ",,",
+        '",',
+    ),
     *("%s", "%(x)s", "{}", "{0}", "{x!r}", ":name", "$1", "$$", "${x}", "?", "--", "/*", "*/", "; drop table x; --"),
     *("<b>", "</script>", "&amp;", "[red]", "[/]", "[[a]]", "`x`", "|", "# a", "../..", "\\u0000", "\\ud800", "\\x00"),
-    *("All", "Unknown", "all", "unknown", "-1", "New", "High Value", "default", "epoch", "infinity", "now", "1:1", "a:1"),
-    *("é", "e\u0301", "Å", "A\u030a", "\u212b", "ﬁ", "fi", "Ⅷ", "ＡＢＣ", "a ", "a", "A", " a", "a\u200b", "\ufeffa", "a\xa0"),
+    *(
+        "All",
+        "Unknown",
+        "all",
+        "unknown",
+        "-1",
+        "New",
+        "High Value",
+        "default",
+        "epoch",
+        "infinity",
+        "now",
+        "1:1",
+        "a:1",
+    ),
+    *(
+        "é",
+        "e\u0301",
+        "Å",
+        "A\u030a",
+        "\u212b",
+        "ﬁ",
+        "fi",
+        "Ⅷ",
+        "ＡＢＣ",
+        "a ",
+        "a",
+        "A",
+        " a",
+        "a\u200b",
+        "\ufeffa",
+        "a\xa0",
+    ),
 )
 """Texts that mean something to somebody."""
 
@@ -180,7 +246,21 @@ def number(chance: random.Random, whole: int, digits: str = "") -> str:
     )
 
 
-SMALL = ("0", "-0", "0.0", "-0.0", "0e0", "0E-5", "0.005", "0.00499999", "0.00005", "0.00004999", "1e-20", "5e-324", "1e-400")
+SMALL = (
+    "0",
+    "-0",
+    "0.0",
+    "-0.0",
+    "0e0",
+    "0E-5",
+    "0.005",
+    "0.00499999",
+    "0.00005",
+    "0.00004999",
+    "1e-20",
+    "5e-324",
+    "1e-400",
+)
 AMOUNTS = (
     *(*SMALL, "1e2", "1E+2", "100.00000", "0.995", "1.005", "2.675", "1e15", "9007199254740993", "123456789012345.675"),
     *("9999999999999999.99", "9999999999999999.9949", "9999999999999999.994" + "9" * 60, "99999999999999.9999"),
@@ -188,22 +268,91 @@ AMOUNTS = (
 )
 """Amounts at their bounds, inside."""
 NO_AMOUNTS = (
-    *("9999999999999999.995", "10000000000000000", "1e16", "1e308", "1e400", "-0.01", "-1", "-1e-400", "1" + "0" * 1200),
-    *("-1e308", "1e-99999999999999999999", "NaN", "Infinity", "-Infinity", "1.7976931348623159e308", '"1"', "true", "[]"),
+    *(
+        "9999999999999999.995",
+        "10000000000000000",
+        "1e16",
+        "1e308",
+        "1e400",
+        "-0.01",
+        "-1",
+        "-1e-400",
+        "1" + "0" * 1200,
+    ),
+    *(
+        "-1e308",
+        "1e-99999999999999999999",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1.7976931348623159e308",
+        '"1"',
+        "true",
+        "[]",
+    ),
     *("+1", "01", ".5", "1.", "1e", "0x10", "1_000", "１", "{}", '""', '"1e2"'),
 )
-PRICES = (*SMALL, "99999999999999.9999", "99999999999999.99994", "1e13", "1E+13", "1.00005", "19.99", "0." + "1" * 1001, "7e0")
+PRICES = (
+    *SMALL,
+    "99999999999999.9999",
+    "99999999999999.99994",
+    "1e13",
+    "1E+13",
+    "1.00005",
+    "19.99",
+    "0." + "1" * 1001,
+    "7e0",
+)
 NO_PRICES = (*NO_AMOUNTS, "1e14", "100000000000000", "99999999999999.99995", "99999999999999.99999999")
 WHOLES = ("0", "1", "2", "-0", "2147483646", "2147483647")
-NO_WHOLES = ("2147483648", "-1", "1.0", "1e0", "1E1", "-2147483648", "9" * 30, "9" * 400, '"1"', "true", "[1]", "0.5", "1e400")
-ANY_NUMBERS = (*AMOUNTS, *PRICES, "-1", "1e308", "-1e308", "9" * 308, "9" * 300 + "." + "9" * 300, "1e-15999", "0." + "7" * 5000)
+NO_WHOLES = (
+    "2147483648",
+    "-1",
+    "1.0",
+    "1e0",
+    "1E1",
+    "-2147483648",
+    "9" * 30,
+    "9" * 400,
+    '"1"',
+    "true",
+    "[1]",
+    "0.5",
+    "1e400",
+)
+ANY_NUMBERS = (
+    *AMOUNTS,
+    *PRICES,
+    "-1",
+    "1e308",
+    "-1e308",
+    "9" * 308,
+    "9" * 300 + "." + "9" * 300,
+    "1e-15999",
+    "0." + "7" * 5000,
+)
 """What a field may hold that nobody has declared."""
 POISON = (
     *('"\\u0000"', '"a\\u0000b"', '"\\ud800"', '"\\udc00\\ud800"', '"\\ud83d"', '{"\\u0000":1}', '["\\udfff"]', "NaN"),
     *("1e400", "-1e999", "9" * 310, '"\x01"', '"\ud800"', "nul", "'a'", "[1,]", '{"a":1,}', "", "[" * 101 + "]" * 101),
 )
 """What no message may hold, wherever it stands."""
-OTHER_KINDS = ("null", "true", "false", "1", "1.5", '""', '"x"', "[]", "{}", "[[]]", '[{"a":1}]', '{"product_id":"p"}', "0", '"1"')
+OTHER_KINDS = (
+    "null",
+    "true",
+    "false",
+    "1",
+    "1.5",
+    '""',
+    '"x"',
+    "[]",
+    "{}",
+    "[[]]",
+    '[{"a":1}]',
+    '{"product_id":"p"}',
+    "0",
+    '"1"',
+)
 
 
 def times(now: datetime, at: datetime) -> tuple[list[str], list[str], list[str]]:
@@ -216,34 +365,208 @@ def times(now: datetime, at: datetime) -> tuple[list[str], list[str], list[str]]
         + f"{'-' if hours < 0 else '+'}{abs(hours):02}:{abs(minutes):02}"
         for hours, minutes in ((0, 0), (14, 0), (-14, 0), (5, 45), (-9, -30), (23, 59), (-23, -59))
     ]
-    usual += ["2000-01-01T00:00:00Z", "2000-01-01T14:00:00+14:00", "1999-12-31T12:00:00-12:00", "2000-01-01T00:00:00.000001Z"]
+    usual += [
+        "2000-01-01T00:00:00Z",
+        "2000-01-01T14:00:00+14:00",
+        "1999-12-31T12:00:00-12:00",
+        "2000-01-01T00:00:00.000001Z",
+    ]
     usual += ["2000-02-29T12:00:00Z", "2024-02-29T23:59:59.999999999999Z", "2016-12-31T23:59:59Z"]
     rare = [f"{day}t{clock}z", f"{day} {clock}", f"{day} {clock}Z", f"{day}T{clock},5Z", f"{at:%Y%m%dT%H%M%S}Z"]
     rare += [f"{at:%G-W%V-%u}T{clock}Z", f"{at:%GW%V%u}T{clock}Z", f"{at:%G-W%V}T{clock}Z", f"{day}T{at:%H}Z"]
     rare += [f"{day}T{at:%H:%M}", f"{at:%Y-%m-%d}T{at:%H%M%S}", f"{day}T{clock}+00", f"{day}T{clock}-00:00"]
     rare += [f"{day}T{clock}+0100", f"{day}T{clock}+01:00:30", f"{day}T{clock}+01:00:00.5", f"{day}T24:00:00Z"]
     rare += ["2016-12-31T23:59:60Z", f"{day}T{clock}." + "1" * 40 + "Z", f"{day}T{clock}z", f"{day}T23:59:60"]
-    wrong = ["1999-12-31T23:59:59.999999Z", "2000-01-01T00:00:00+00:01", "0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z"]
+    wrong = [
+        "1999-12-31T23:59:59.999999Z",
+        "2000-01-01T00:00:00+00:01",
+        "0001-01-01T00:00:00+14:00",
+        "1970-01-01T00:00:00Z",
+    ]
     wrong += [f"{now + timedelta(minutes=6):%FT%T}Z", "9999-12-31T23:59:59-14:00", f"{now + timedelta(days=1):%FT%T}Z"]
     wrong += [day, f"{at:%Y%m%d}", f"{at:%G-W%V-%u}", f"{day}T", f"{day}Z", f"{day}T25:00:00Z", f"{day}T12:60:00Z"]
-    wrong += ["2023-02-29T12:00:00Z", f"{day}T{clock}+24:00", f"{day}T{clock} Z", f" {day}T{clock}Z", f"{day}T{clock}Z "]
-    wrong += [f"{day}T{clock}UTC", f"{day}T{clock}[UTC]", str(int(at.timestamp())), "now", "yesterday", "infinity", "-infinity"]
-    wrong += [f"{at:%d.%m.%Y %H:%M}", f"{day}x{clock}", f"{day}T{clock}.Z", f"{day}T-1:00:00Z", f"{day}T{clock}+1", "today"]
-    wrong += [f"{day}T{at:%H}:{at:%M}:５５Z", f"{day}T1:2:3Z", f"+{day}T{clock}Z", f"-{day}T{clock}Z", f"0{day}T{clock}Z", ""]
+    wrong += [
+        "2023-02-29T12:00:00Z",
+        f"{day}T{clock}+24:00",
+        f"{day}T{clock} Z",
+        f" {day}T{clock}Z",
+        f"{day}T{clock}Z ",
+    ]
+    wrong += [
+        f"{day}T{clock}UTC",
+        f"{day}T{clock}[UTC]",
+        str(int(at.timestamp())),
+        "now",
+        "yesterday",
+        "infinity",
+        "-infinity",
+    ]
+    wrong += [
+        f"{at:%d.%m.%Y %H:%M}",
+        f"{day}x{clock}",
+        f"{day}T{clock}.Z",
+        f"{day}T{clock}5Z",
+        f"{day}T-1:00:00Z",
+        f"{day}T{clock}+1",
+        "today",
+    ]
+    wrong += [
+        f"{day}T{at:%H}:{at:%M}:５５Z",
+        f"{day}T1:2:3Z",
+        f"+{day}T{clock}Z",
+        f"-{day}T{clock}Z",
+        f"0{day}T{clock}Z",
+        "",
+    ]
     return usual, rare, wrong
 
 
 NAMES = (
-    *("", " ", "a b", "a.b", "a-b", 'a"b', "a'b", "a,b", "%s", "%(a)s", "{}", "{0}", ":name", "$1", "`", "\\", "\n", "[0]", "?"),
-    *("__proto__", "constructor", "toString", "_id", "$ref", "@type", "Extra", "EXTRA", "USER_ID", "User_Id", "Products"),
-    *("x" * 62, "x" * 63, "x" * 64, "x" * 65, "é", "usеr_id", "user_id ", " user_id", "user\u200b_id", "ｕｓｅｒ", "名前", "😀"),
-    *("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid", "select", "from", "user", "table", "order", "group", "all"),
-    *("default", "values", "timestamp", "date", "time", "interval", "numeric", "row", "array", "null", "true", "current_user"),
-    *("limit", "offset", "window", "end", "desc", "in", "is", "not", "analyze", "lateral", "collate", "primary", "check"),
-    *("_corrupt_record", "_metadata", "_c0", "col", "key", "value", "pos", "position", "one", "element", "entry", "item", "map"),
-    *("topic", "partition", "offset", "headers", "timestamptype", "__index_level_0__", "index", "f0", "f1", "f5", "f12", "names"),
-    *("kafka_partition", "kafka_offset", "ingest_batch_id", "created_at", "extra", "place", "event_timestamp", "other", "rows"),
-    *("price_", "quantity", "price", "products", "category", "session_id", "total_amount", "transaction_id", "event_id", "type"),
+    *(
+        "",
+        " ",
+        "a b",
+        "a.b",
+        "a-b",
+        'a"b',
+        "a'b",
+        "a,b",
+        "%s",
+        "%(a)s",
+        "{}",
+        "{0}",
+        ":name",
+        "$1",
+        "`",
+        "\\",
+        "\n",
+        "[0]",
+        "?",
+    ),
+    *(
+        "__proto__",
+        "constructor",
+        "toString",
+        "_id",
+        "$ref",
+        "@type",
+        "Extra",
+        "EXTRA",
+        "USER_ID",
+        "User_Id",
+        "Products",
+    ),
+    *(
+        "x" * 62,
+        "x" * 63,
+        "x" * 64,
+        "x" * 65,
+        "é",
+        "usеr_id",
+        "user_id ",
+        " user_id",
+        "user\u200b_id",
+        "ｕｓｅｒ",
+        "名前",
+        "😀",
+    ),
+    *(
+        "ctid",
+        "xmin",
+        "xmax",
+        "cmin",
+        "cmax",
+        "tableoid",
+        "oid",
+        "select",
+        "from",
+        "user",
+        "table",
+        "order",
+        "group",
+        "all",
+    ),
+    *(
+        "default",
+        "values",
+        "timestamp",
+        "date",
+        "time",
+        "interval",
+        "numeric",
+        "row",
+        "array",
+        "null",
+        "true",
+        "current_user",
+    ),
+    *(
+        "limit",
+        "offset",
+        "window",
+        "end",
+        "desc",
+        "in",
+        "is",
+        "not",
+        "analyze",
+        "lateral",
+        "collate",
+        "primary",
+        "check",
+    ),
+    *(
+        "_corrupt_record",
+        "_metadata",
+        "_c0",
+        "col",
+        "key",
+        "value",
+        "pos",
+        "position",
+        "one",
+        "element",
+        "entry",
+        "item",
+        "map",
+    ),
+    *(
+        "topic",
+        "partition",
+        "offset",
+        "headers",
+        "timestamptype",
+        "__index_level_0__",
+        "index",
+        "f0",
+        "f1",
+        "f5",
+        "f12",
+        "names",
+    ),
+    *(
+        "kafka_partition",
+        "kafka_offset",
+        "ingest_batch_id",
+        "created_at",
+        "extra",
+        "place",
+        "event_timestamp",
+        "other",
+        "rows",
+    ),
+    *(
+        "price_",
+        "quantity",
+        "price",
+        "products",
+        "category",
+        "session_id",
+        "total_amount",
+        "transaction_id",
+        "event_id",
+        "type",
+    ),
 )
 """Names of fields that mean something to somebody: to JSON, Python, PostgreSQL, Spark, Arrow, to our own tables."""
 
@@ -278,7 +601,7 @@ class Fuzzer:
             payload = self._bytes(draft, payload or b"")
         made = (table, payload if payload is None else payload[:LARGEST])
         self.remembered.append(made)
-        del self.remembered[: -REMEMBERED]
+        del self.remembered[:-REMEMBERED]
         return made
 
     def draft(self, table: str, value: bytes) -> Draft:
@@ -305,7 +628,9 @@ class Fuzzer:
     def odd_text(self, draft: Draft) -> None:
         """A text of some class or meaning in a field for texts; an id stays its own."""
         texts = {name for name, kind in (REQUIRED[draft.table] | OPTIONAL[draft.table]).items() if kind != "time"}
-        name = self.chance.choice(sorted(texts & {"user_id", "product_id", "session_id", "country", "category", ID[draft.table]}))
+        name = self.chance.choice(
+            sorted(texts & {"user_id", "product_id", "session_id", "country", "category", ID[draft.table]})
+        )
         odd = short_text(self.chance)
         if name == ID[draft.table]:
             odd = (text(self.chance, 12) + odd)[:100]
@@ -316,7 +641,9 @@ class Fuzzer:
     def odd_time(self, draft: Draft) -> None:
         """A time in another notation, at a bound, late, or ahead by what is allowed."""
         usual, rare, _ = times(self.now, self._at())
-        draft.set(TIME[draft.table], quoted(self.chance, self.chance.choice(usual if self.chance.random() < 0.8 else rare)))
+        draft.set(
+            TIME[draft.table], quoted(self.chance, self.chance.choice(usual if self.chance.random() < 0.8 else rare))
+        )
 
     def _at(self) -> datetime:
         """An instant of the last weeks, sometimes ahead of now, but never beyond the day that a cycle may load."""
@@ -364,7 +691,12 @@ class Fuzzer:
                 ('"category"', '"Dear"'),
             ]
             for quantity, price in (
-                *(("100", "90000000000000"), ("100", "99999999999999.5"), ("2147483647", "4656612"), ("99", "99999999999999.9999")),
+                *(
+                    ("100", "90000000000000"),
+                    ("100", "99999999999999.5"),
+                    ("2147483647", "4656612"),
+                    ("99", "99999999999999.9999"),
+                ),
                 *(("1", "99999999999999.9999"), ("2147483647", "0.0001"), ("1000000", "9999999999.99"), ("3", "0.005")),
             )
             if chance.random() < 0.4
@@ -390,7 +722,9 @@ class Fuzzer:
             case 6:
                 _replace(line, "product_id", quoted(chance, short_text(chance) or "x"))
             case 7:
-                draft.lines = [list(chance.choice(draft.lines)) for _ in range(chance.choice((2, 5, 20, 99, 100, 101, 500)))]
+                draft.lines = [
+                    list(chance.choice(draft.lines)) for _ in range(chance.choice((2, 5, 20, 99, 100, 101, 500)))
+                ]
 
     def unknown_field(self, draft: Draft) -> None:
         """A field that nobody has declared."""
@@ -399,7 +733,9 @@ class Fuzzer:
 
     def identifier(self, draft: Draft) -> None:
         """A field called like something of ours, with a value that makes a column."""
-        value = self.chance.choice(('"homepage"', "1", "true", "null", "12.50", '""', '["a"]', '{"a": 1}', "false", "-7e-3"))
+        value = self.chance.choice(
+            ('"homepage"', "1", "true", "null", "12.50", '""', '["a"]', '{"a": 1}', "false", "-7e-3")
+        )
         draft.fields.append((json.dumps(self.chance.choice(self.identifiers)), value))
 
     def _name(self, long: float) -> str:
@@ -461,7 +797,9 @@ class Fuzzer:
         """A message of up to a megabyte."""
         chance = self.chance
         size = chance.choice((20_000, 100_000, 890_000))
-        value = chance.choice(('"' + "x" * size + '"', "[" + "1," * (size // 2) + "1]", '"' + '\\"' * (size // 2) + '"'))
+        value = chance.choice(
+            ('"' + "x" * size + '"', "[" + "1," * (size // 2) + "1]", '"' + '\\"' * (size // 2) + '"')
+        )
         draft.fields.append((json.dumps(chance.choice(("payload", "data", "blob", "Blob"))), value))
 
     # --- changes that break it, most of them
@@ -471,9 +809,16 @@ class Fuzzer:
         chance = self.chance
         name, kind = chance.choice(sorted((REQUIRED[draft.table] | OPTIONAL[draft.table]).items()))
         wrong = {"time": [json.dumps(time) for time in times(self.now, self._at())[2]], "amount": NO_AMOUNTS}
-        wrong |= {"price": NO_PRICES, "whole": NO_WHOLES, "lines": (*OTHER_KINDS, "[{}]", "[null]", '[{"product_id":"p"}]')}
+        wrong |= {
+            "price": NO_PRICES,
+            "whole": NO_WHOLES,
+            "lines": (*OTHER_KINDS, "[{}]", "[null]", '[{"product_id":"p"}]'),
+        }
         too_long = quoted(chance, text(chance, chance.choice((101, 102, 1000))))
-        draft.set(name, chance.choice((*wrong.get(kind, (*OTHER_KINDS, too_long, '["x"]', "1e5")), chance.choice(OTHER_KINDS))))
+        draft.set(
+            name,
+            chance.choice((*wrong.get(kind, (*OTHER_KINDS, too_long, '["x"]', "1e5")), chance.choice(OTHER_KINDS))),
+        )
 
     def broken_line(self, draft: Draft) -> None:
         """An order line that can't be."""
@@ -513,7 +858,19 @@ class Fuzzer:
             draft.fields.insert(0, (name, value))
 
     changes: tuple[Callable[["Fuzzer", Draft], None], ...] = (
-        *(odd_text, odd_time, odd_number, dear_lines, odd_lines, unknown_field, identifier, absent, twice, shuffled, large),
+        *(
+            odd_text,
+            odd_time,
+            odd_number,
+            dear_lines,
+            odd_lines,
+            unknown_field,
+            identifier,
+            absent,
+            twice,
+            shuffled,
+            large,
+        ),
         *(broken_field, broken_line, missing, poison),
     )
     weights: tuple[float, ...] = (14, 7, 14, 4, 14, 10, 10, 5, 4, 3, 0.05, 3, 3, 1, 2)
@@ -530,19 +887,27 @@ class Fuzzer:
             case 2:
                 return b"\xef\xbb\xbf" + payload
             case 3:
-                return payload.decode("utf-8", "replace").encode(chance.choice(("utf-16", "utf-16-le", "utf-32", "utf-7")))
+                return payload.decode("utf-8", "replace").encode(
+                    chance.choice(("utf-16", "utf-16-le", "utf-32", "utf-7"))
+                )
             case 4:
                 return chance.choice((b" ", b"\n\t\r ")) + payload + chance.choice((b" ", b"\n", b"   \r\n"))
             case 5:
                 return payload + chance.choice((b"\0", b",", b"}", b"\xff", b"\xc2\xa0", b"\x0c"))
             case 6:
-                return payload[:place] + chance.choice((b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf8", b"\x80")) + payload[place:]
+                return (
+                    payload[:place]
+                    + chance.choice((b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf8", b"\x80"))
+                    + payload[place:]
+                )
             case 7:
                 return payload[:place] + bytes([chance.randrange(256)]) + payload[place + 1 :]
             case 8:
                 return payload[:place] + payload[place + chance.randrange(1, 30) :]
             case 9:
-                return chance.choice((b"", b" ", b"null", b"0", b'"text"', b"[]", b"{}", b"true", b"\0", b"{", b"[" * 5000))
+                return chance.choice(
+                    (b"", b" ", b"null", b"0", b'"text"', b"[]", b"{}", b"true", b"\0", b"{", b"[" * 5000)
+                )
             case 10:
                 return None
             case 11:

@@ -103,7 +103,9 @@ def judge(table: str, payload: bytes | None, earliest: datetime, latest: datetim
                 event[name] = _KINDS[kind](value, room)
     except Refuse as refused:
         return Verdict(False, str(refused))
-    return Verdict(None if room else True, "; ".join(room), event, {name: plain(value) for name, value in fields.items()})
+    return Verdict(
+        None if room else True, "; ".join(room), event, {name: plain(value) for name, value in fields.items()}
+    )
 
 
 def plain(value: Any) -> Any:
@@ -121,52 +123,59 @@ def plain(value: Any) -> Any:
 def _document(payload: bytes | None, room: list[str]) -> Members:
     if payload is None:
         raise Refuse("no value")
+    # bytes that are no UTF-8 become halves of surrogate pairs
+    text = payload.decode("utf-8", "surrogateescape")
     try:
-        text = payload.decode("utf-8", "strict")
-        document = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_constant, object_pairs_hook=Members)
-    except UnicodeDecodeError:
-        raise Refuse("no UTF-8") from None
+        document = json.loads(
+            text, parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=Members
+        )
     except RecursionError:
         raise Refuse("nested too deep") from None
     except ValueError as error:
         raise Refuse(f"no JSON: {error}") from None
     if not isinstance(document, Members):
         raise Refuse("no object")
-    for value, depth in _walk(document):
-        if depth > MOST_NESTED:
-            raise Refuse("nested too deep")
-        if isinstance(value, str) and ("\0" in value or re.search("[\ud800-\udfff]", value)):
-            raise Refuse("a text that can't be stored")
-        if isinstance(value, Number):
-            _look_at(value, room)
+    for value, depth, counts in _walk(document):
+        if poison := _poison(value, depth):
+            if counts:
+                raise Refuse(poison)
+            room.append(f"in a value that a later one replaces: {poison}")
+        elif isinstance(value, Number) and _is_long(value):
+            room.append("a number with very many digits behind the point")
     return document
 
 
-def _walk(document: Members) -> Iterator[tuple[Any, int]]:
-    """Everything in the document, names too, and how deep it is nested: an object or list in nothing is at 1."""
-    waiting: list[tuple[Any, int]] = [(document, 1)]
+def _walk(document: Members) -> Iterator[tuple[Any, int, bool]]:
+    """Everything in the document, names too, how deep it is nested, and whether it counts, or a later value replaces it."""
+    waiting: list[tuple[Any, int, bool]] = [(document, 1, True)]
     while waiting:
-        value, depth = waiting.pop()
+        value, depth, counts = waiting.pop()
+        yield value, depth if isinstance(value, list) else depth - 1, counts
         if isinstance(value, Members):
-            yield value, depth
-            waiting += [(part, depth + 1) for member in value for part in member]
+            last = {name: place for place, (name, _) in enumerate(value)}
+            for place, (name, member) in enumerate(value):
+                waiting += [(name, depth + 1, counts), (member, depth + 1, counts and last[name] == place)]
         elif isinstance(value, list):
-            yield value, depth
-            waiting += [(part, depth + 1) for part in value]
-        else:
-            yield value, depth - 1
+            waiting += [(part, depth + 1, counts) for part in value]
 
 
-def _look_at(number: Number, room: list[str]) -> None:
-    if float(number.text) in (float("inf"), float("-inf")):
-        raise Refuse("a number beyond a double")
+def _poison(value: Any, depth: int) -> str:
+    """Why nothing in a message may be like this."""
+    if depth > MOST_NESTED:
+        return "nested too deep"
+    if isinstance(value, str) and ("\0" in value or re.search("[\ud800-\udfff]", value)):
+        return "a text that can't be stored"
+    if isinstance(value, Number):
+        if value.text in ("NaN", "Infinity", "-Infinity"):
+            return f"{value.text} is no JSON"
+        if abs(float(value.text)) == float("inf"):
+            return "a number beyond a double"
+    return ""
+
+
+def _is_long(number: Number) -> bool:
     exponent = re.search(r"[eE]-(\d+)", number.text)
-    if len(number.text) + (int(exponent[1]) if exponent else 0) > DATABASE_DIGITS:
-        room.append("a number with very many digits behind the point")
-
-
-def _constant(text: str) -> Any:
-    raise Refuse(f"{text} is no JSON")
+    return len(number.text) + (int(exponent[1]) if exponent else 0) > DATABASE_DIGITS
 
 
 # --- the fields
@@ -218,7 +227,11 @@ def _lines(value: Any, room: list[str]) -> list[dict[str, Any]]:
         line = dict(members)
         if line.get("product_id") in (None, "") or line.get("quantity") is None or line.get("price") is None:
             raise Refuse("an order line without product, quantity or price")
-        product, quantity, price = _text(line["product_id"]), _whole(line["quantity"], least=1), _price(line["price"], room)
+        product, quantity, price = (
+            _text(line["product_id"]),
+            _whole(line["quantity"], least=1),
+            _price(line["price"], room),
+        )
         category = None if line.get("category") is None else _text(line["category"])
         total = EXACT.multiply(quantity, price).quantize(CENT, ROUND_HALF_UP, EXACT)
         if total >= 10**16:
@@ -243,9 +256,11 @@ _KINDS = {
 
 # --- times
 
-_DATE = r"(?P<year>\d{4})(?:-(?P<month>\d\d)-(?P<day>\d\d)|(?P<month2>\d\d)(?P<day2>\d\d)|-?W(?P<week>\d\d)(?:-?(?P<weekday>\d))?)"
-_CLOCK = r"(?P<hour>\d\d)(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d*))?)?)?"
-_ZONE = r" ?(?P<zone>[Zz]|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d)(?::?(?P<zs>\d\d)(?:\.(?P<zf>\d+))?)?)?)?"
+_CALENDAR = r"-(?P<month>\d\d)-(?P<day>\d\d)|(?P<month2>\d\d)(?P<day2>\d\d)"
+_DATE = rf"(?P<year>\d{{4}})(?:{_CALENDAR}|-?W(?P<week>\d\d)(?:-?(?P<weekday>\d))?)"
+# CPython skips a character before the zone, whatever it is
+_CLOCK = r"(?P<hour>\d\d)(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+)|.(?=[Zz+-]))?)?)?"
+_ZONE = r"(?P<zone>[Zz]|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d)(?::?(?P<zs>\d\d)(?:\.(?P<zf>\d+))?)?)?)?"
 _ISO = re.compile(f"{_DATE}[Tt ]{_CLOCK}{_ZONE}", re.ASCII)
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-](0\d|1[0-4]):\d\d)?", re.ASCII)
 
