@@ -101,8 +101,10 @@ class Account:
         if row is not None:
             self.fates["stored"] += 1
             return differences(table, verdict, row, added)
+        if verdict.event[ID[table]] not in self.ids[table]:
+            return "is lost"
         self.fates["duplicate"] += 1
-        return "" if verdict.event[ID[table]] in self.ids[table] else "is lost"
+        return ""
 
     def _rows(self, connection: stored.Connection, table: str) -> tuple[dict[Place, dict[str, Any]], set[str]]:
         """The new rows by their place, and the names of the columns that were added."""

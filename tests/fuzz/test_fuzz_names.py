@@ -42,17 +42,16 @@ PLAIN: dict[str, dict[str, Any]] = {
 class Asked:
     """Stands for a Spark session that reads by JDBC: PostgreSQL is asked at once, and what it answers is forgotten."""
 
-    def __init__(self) -> None:
-        self.queries: list[str] = []
+    def __init__(self, realtime: Connection, loaded: Connection) -> None:
+        self.databases = {warehouse.jdbc("realtime")["url"]: realtime, warehouse.jdbc("warehouse")["url"]: loaded}
 
     def __getattr__(self, name: str) -> Any:
         return self if name == "read" else lambda *arguments, **options: self
 
     def options(self, **options: str) -> "Asked":
-        name = "realtime" if options["url"] == warehouse.jdbc("realtime")["url"] else "warehouse"
-        with closing(database.connect(name)) as connection, connection.cursor() as cursor:
+        """Ask."""
+        with self.databases[options["url"]] as connection, connection.cursor() as cursor:
             cursor.execute(f"select * from {options['dbtable']}")
-        self.queries.append(options["dbtable"])
         return self
 
 
@@ -123,7 +122,7 @@ def _meet_together(config: Settings, names: Sequence[str]) -> None:
     status.read([])
     with closing(database.connect("realtime")) as realtime, closing(database.connect("warehouse")) as loaded:
         for window in _windows(realtime):
-            _ask(realtime, Load("names", Asked(), loaded, window, False))  # type: ignore[arg-type]
+            _ask(realtime, Load("names", Asked(realtime, loaded), loaded, window, False))  # type: ignore[arg-type]
 
 
 def _store(connection: Connection, table: str, names: Sequence[str]) -> None:
