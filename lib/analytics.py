@@ -54,7 +54,7 @@ def customer_segments(totals: DataFrame, run_date: date) -> DataFrame:
     return filled.select(
         "segment_name",
         F.coalesce("customer_count", F.lit(0)).alias("customer_count"),
-        F.coalesce("total_revenue", F.lit(0).cast("decimal(18,2)")).alias("total_revenue"),
+        F.coalesce("total_revenue", F.lit(0).cast("decimal(38,2)")).alias("total_revenue"),
         F.coalesce(_ratio("total_revenue", "orders"), F.lit(0.0)).alias("avg_order_value"),
         F.lit(run_date).alias("analysis_date"),
     )
@@ -124,7 +124,7 @@ def sales_trends(days: DataFrame, run_date: date) -> DataFrame:
         .groupBy(*period, "previous", "end")
         .agg(
             F.sum("orders").alias("total_sales"),
-            F.sum("revenue").cast("decimal(18,2)").alias("total_revenue"),
+            F.sum("revenue").cast("decimal(38,2)").alias("total_revenue"),
             F.sum("quantity").alias("total_quantity"),
             F.sum(F.when(F.col("date") < F.lit(run_date), F.col("revenue"))).alias("completed_revenue"),
             F.sum(F.when(F.col("is_compared"), F.col("revenue"))).alias("compared"),

@@ -24,6 +24,9 @@ USUAL = 10**6
 FINITE = 10**300
 """Numbers below this are surely not beyond a double."""
 
+PLACE = "#place"
+"""The column of a message's place in its batch; no field can have a column of this name."""
+
 Column = tuple[pa.Array, Sequence[int]]
 """The values of a column, and the rows that need a second look."""
 
@@ -43,8 +46,8 @@ _ARROW = {
 class Batch:
     """A batch of messages, decoded; a message's place is its index in the batch.
 
-    `typical` has the column `place` and those of the contract; `odd` are the events that took a second look, and
-    `dead` what can't be stored, both by place.
+    `typical` has the column `PLACE` and those of the contract; `odd` are the events that took a second look, and `dead`
+    what can't be stored, both by place.
     """
 
     typical: pa.Table
@@ -52,16 +55,16 @@ class Batch:
     dead: dict[int, Dead]
 
     def rows(self, contract: Contract) -> pa.Table:
-        """One row per event in the order of their places: `place`, the contract's columns, and `extra`.
+        """One row per event in the order of their places: `PLACE`, the contract's columns, and `extra`.
 
         The contract may have got more columns since the batch was decoded.
         """
-        names = ["place", *contract.columns, "extra"]
+        names = [PLACE, *contract.columns, "extra"]
         typical = self.typical.append_column("extra", pa.nulls(len(self.typical), pa.string()))
         if not self.odd:
             return typical.select(names)
         both = pa.concat_tables([typical, _table(contract, self.odd)], promote_options="default")
-        return both.select(names).sort_by("place")
+        return both.select(names).sort_by(PLACE)
 
 
 def decode_batch(contract: Contract, payloads: Sequence[bytes | None], now: datetime) -> Batch:
@@ -139,7 +142,7 @@ def _typical(contract: Contract, payloads: Sequence[bytes | None], now: datetime
         array, rows = _COLUMNS.get(field.kind, _plain)(field, list(map(attrgetter(f"f{number}"), records)), now)
         arrays.append(array)
         odd.update(rows)
-    table = pa.table(arrays, names=["place", *contract.columns])
+    table = pa.table(arrays, names=[PLACE, *contract.columns])
     if odd:
         doubtful += [places[row] for row in odd]
         table = table.take(np.setdiff1d(np.arange(len(records)), list(odd), assume_unique=True))
@@ -231,7 +234,7 @@ def _table(contract: Contract, events: dict[int, Event]) -> pa.Table:
         if field.kind in ("money", "numeric"):
             values = [None if value is None else str(value) for value in values]
         arrays.append(pa.array(values, _ARROW[field.kind]))
-    return pa.table([*arrays, pa.array(columns["extra"], pa.string())], names=["place", *columns])
+    return pa.table([*arrays, pa.array(columns["extra"], pa.string())], names=[PLACE, *columns])
 
 
 def _take(field: Field, others: dict[str, Any]) -> Any:

@@ -95,7 +95,7 @@ def _totals(so_far: WindowSpec) -> Column:
             "total_transactions"
         ),
         (F.coalesce("known_total_spent", F.lit(0)) + F.sum("spent").over(so_far))
-        .cast("decimal(18,2)")
+        .cast("decimal(38,2)")
         .alias("total_spent"),
     )
 

@@ -1,6 +1,6 @@
 """What the new events say about customers, products and countries; the dimensions of countries and of days."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +19,13 @@ _AMOUNT = (
     "(select sum(round((line ->> 'quantity')::numeric * (line ->> 'price')::numeric(18, 4), 2))"
     " from jsonb_array_elements(products) as line)"
 )
+
+
+CUSTOMER_DAY = ("user_id", "booked", "first_date", "transactions", "spent", "first_order", "last_order")
+"""The columns of `read_customer_days`."""
+
+MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked")
+"""The columns of `read_mentions`."""
 
 
 def read_countries(load: Load) -> DataFrame:
@@ -46,7 +53,7 @@ def read_customer_days(load: Load) -> DataFrame:
     )
     query = (
         "select user_id, booked, min(day) as first_date, count(amount) as transactions,"
-        " coalesce(sum(amount), 0)::numeric(18, 2) as spent,"
+        " coalesce(sum(amount), 0)::numeric(38, 2) as spent,"
         " min(day) filter (where amount is not null) as first_order, max(day) filter (where amount is not null) as last_order"
         f" from ({_events(columns, places)}) as events group by user_id, booked"
     )
@@ -73,7 +80,8 @@ def read_mentions(load: Load, *, whole_day: bool) -> DataFrame:
     lines = "transactions, jsonb_array_elements(products) with ordinality as line (value, number)"
     events = _events(columns, {table: condition(load, table) for table in CONTRACTS}, {"transactions": lines})
     query = (
-        "select product_id, category, time, id, line, day as first_date, booked from (select *, row_number() over same as number,"
+        "select product_id, category, time, id, line, day as first_date, booked from ("
+        "select product_id, category, time, id, line, day, booked, row_number() over same as number,"
         f" lead(line) over same is null as is_last from ({events}) as events window same as ("
         "partition by product_id, booked, category <> '' and day = booked order by time, id collate \"C\", line)) as ordered"
         " where number = 1 or is_last"
@@ -107,13 +115,15 @@ def _events(columns: Mapping[str, str], where: Mapping[str, str], sources: Mappi
     )
 
 
-def read_beside_current(load: Load, dimension: Dimension, query: str) -> DataFrame:
-    """The rows of a query on the warehouse, and the current version of the key of each, if it has one (`known_…`)."""
+def read_beside_current(load: Load, dimension: Dimension, query: str, columns: Sequence[str]) -> DataFrame:
+    """These columns of a query on the warehouse, and the current version of each row's key, if it has one (`known_…`)."""
     names = ("effective_date", *dimension.type2, *dimension.type1)
     known = ", ".join(f"c.{name} as known_{name}" for name in names)
     same = " and ".join(f"c.{name} = n.{name}" for name in dimension.key)
     return read_warehouse(
-        load, f"select n.*, {known} from ({query}) as n left join {dimension.table} c on {same} and c.is_current"
+        load,
+        f"select {', '.join(f'n.{name}' for name in columns)}, {known} from ({query}) as n"
+        f" left join {dimension.table} c on {same} and c.is_current",
     )
 
 

@@ -10,8 +10,6 @@ from pyspark.sql import functions as F
 from lib import dedup
 from lib.warehouse import Load, read_events
 
-LINES = "array<struct<product_id: string, quantity: int, price: decimal(18,4), category: string>>"
-
 _COMMON = ("event_id", "user_id", "product_id", "country")
 _DIMENSIONS = ("date_id", "customer_id", "product_id_pk", "geography_id")
 
@@ -25,6 +23,11 @@ class Fact:
     columns: tuple[str, ...]
     time: str
     keys: tuple[str, ...] = ("event_id",)
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Every column of the table, but for the time of writing."""
+        return ("event_id", *_DIMENSIONS, *self.columns, "ingest_batch_id")
 
 
 SALES = Fact(
@@ -45,49 +48,42 @@ CART_EVENTS = Fact(
     columns=("event_timestamp", "event_type", "session_id", "quantity", "total_amount"),
     time="event_timestamp",
 )
+_BESIDE = {"transactions": "jsonb_array_elements(transactions.products) with ordinality as line (value, number)"}
+"""What is read beside a realtime table, from each of its rows."""
+
 FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
 DIMENSION_JOBS = ("etl/dim_date", "etl/dim_geography", "etl/dim_products", "etl/dim_customers")
 """Facts never read past these jobs' watermarks: their keys are there by then."""
 
 
 def money(quantity: Column, price: Column) -> Column:
-    """quantity × price in two decimals, half away from zero."""
-    return F.round(quantity.cast("decimal(10,0)") * price.cast("decimal(18,4)"), 2).cast("decimal(18,2)")
-
-
-def order_lines(transactions: DataFrame) -> DataFrame:
-    """Explode transactions. Grain: one row per order line, numbered from 1.
-
-    `transactions` has `products` as JSON text; the lines replace it with `line`, `product_id`, `quantity`,
-    `unit_price`, `category`, `total_amount` (quantity × unit price).
-    """
-    lines = transactions.select("*", F.posexplode(F.from_json("products", LINES)).alias("position", "one"))
-    return lines.drop("products").select(
-        *[name for name in transactions.columns if name != "products"],
-        (F.col("position") + 1).alias("line"),
-        F.col("one.product_id").alias("product_id"),
-        F.col("one.quantity").alias("quantity"),
-        F.col("one.price").alias("unit_price"),
-        F.col("one.category").alias("category"),
-        money(F.col("one.quantity"), F.col("one.price")).alias("total_amount"),
-    )
+    """quantity × price in two decimals, half away from zero; a cart event's may have 24 digits before them."""
+    return F.round(quantity.cast("decimal(10,0)") * price.cast("decimal(18,4)"), 2).cast("decimal(38,2)")
 
 
 def read_unread(load: Load, fact: Fact) -> DataFrame:
-    """The events that the fact hasn't loaded yet, as they are in the realtime table."""
+    """The events that the fact hasn't loaded yet. Grain: one row per event; of transactions one per order line, from 1 on.
+
+    PostgreSQL takes an order's lines apart, and gives the declared fields their types: whatever else a line holds, however
+    large or deep, stays where it is. Spark's JSON reader would drop all lines of the order for it.
+    """
     columns = {
-        "transactions": "transaction_id, user_id, transaction_timestamp, country, products::text as products",
+        "transactions": "transaction_id, user_id, transaction_timestamp, country, line.number::integer as line,"
+        " line.value ->> 'product_id' as product_id, (line.value ->> 'quantity')::integer as quantity,"
+        " (line.value ->> 'price')::numeric(18, 4) as unit_price",
         "product_view_events": "event_id, event_type, user_id, product_id, session_id, event_timestamp, country,"
         " view_duration",
         "cart_events": "event_id, event_type, user_id, product_id, session_id, event_timestamp, country, quantity, price",
     }
-    return read_events(load, fact.source, columns[fact.source], load.window.unread(fact.source))
+    return read_events(
+        load, fact.source, columns[fact.source], load.window.unread(fact.source), beside=_BESIDE.get(fact.source, "")
+    )
 
 
-def sales(transactions: DataFrame) -> DataFrame:
+def sales(lines: DataFrame) -> DataFrame:
     """Rows of `fact_sales` with natural keys. Grain: one row per order line, `<transaction_id>:<line number>`."""
-    lines = order_lines(transactions).withColumn("event_id", F.concat_ws(":", "transaction_id", "line"))
-    return _rows(lines, SALES)
+    named = lines.withColumn("event_id", F.concat_ws(":", "transaction_id", "line"))
+    return _rows(named.withColumn("total_amount", money(F.col("quantity"), F.col("unit_price"))), SALES)
 
 
 def product_views(events: DataFrame) -> DataFrame:

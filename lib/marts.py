@@ -38,7 +38,7 @@ def product_days(load: Load, stale: str) -> DataFrame:
     return read_warehouse(
         load,
         "select product_id, category, date as analysis_date, sum(orders)::bigint as total_sales,"
-        " coalesce(sum(revenue), 0)::numeric(18, 2) as total_revenue, coalesce(sum(quantity), 0)::bigint as total_quantity,"
+        " coalesce(sum(revenue), 0)::numeric(38, 2) as total_revenue, coalesce(sum(quantity), 0)::numeric(38) as total_quantity,"
         " sum(views)::bigint as total_views from ("
         "select product_id_pk, date_id, count(distinct transaction_id) as orders, sum(total_amount) as revenue,"
         " sum(quantity) as quantity, 0 as views from fact_sales"
@@ -62,7 +62,7 @@ def sales_days(load: Load, stale: str) -> str:
     )
     return (
         f"select date, coalesce(category, '{TOTAL}') as category, count(distinct transaction_id) as orders,"
-        f" sum(quantity)::bigint as quantity, sum(total_amount)::numeric(18, 2) as revenue from ({lines}) as lines"
+        f" sum(quantity)::numeric(38) as quantity, sum(total_amount)::numeric(38, 2) as revenue from ({lines}) as lines"
         " join dim_date using (date_id) group by grouping sets ((date, category), (date))"
     )
 
@@ -105,7 +105,7 @@ def buyers(load: Load) -> DataFrame:
     )
     return read_warehouse(
         load,
-        "select user_id, sum(orders)::bigint as orders, sum(revenue)::numeric(18, 2) as revenue, max(last_day) as last_day"
+        "select user_id, sum(orders)::bigint as orders, sum(revenue)::numeric(38, 2) as revenue, max(last_day) as last_day"
         f" from ({snapshot}{sales}) as parts group by user_id",
     )
 
@@ -115,6 +115,6 @@ def segments(load: Load) -> DataFrame:
     return read_warehouse(
         load,
         "select customer_segment as segment_name, count(*) as customer_count,"
-        " sum(total_spent)::numeric(18, 2) as total_revenue, sum(total_transactions)::bigint as orders"
+        " sum(total_spent)::numeric(38, 2) as total_revenue, sum(total_transactions)::bigint as orders"
         " from dim_customers where is_current and user_id <> '' group by customer_segment",
     )

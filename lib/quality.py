@@ -5,7 +5,7 @@ load, and nothing of it is committed. Rules of the realtime database cover the e
 soft: they show in the report and in `ops.data_quality`, and stop nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,9 +112,14 @@ def about_dimension(load: Load, dimension: Dimension, staged: str) -> list[Findi
     (key,) = map(sql.Identifier, dimension.key)
     scope = sql.SQL(
         "staged as (select {key} as key, first_date from staging.{staged}),"
-        " versions as not materialized (select {key} as key, * from {table}),"
-        " loaded as (select v.* from versions as v where v.key in (select key from staged))"
-    ).format(key=key, staged=sql.Identifier(staged), table=sql.Identifier(dimension.table))
+        " versions as not materialized (select {key} as key, {columns} from {table}),"
+        " loaded as (select key, {columns} from versions where key in (select key from staged))"
+    ).format(
+        key=key,
+        columns=sql.SQL(", ").join(map(sql.Identifier, dimension.columns)),
+        staged=sql.Identifier(staged),
+        table=sql.Identifier(dimension.table),
+    )
     rules = read_rules("warehouse", "dimensions", dimension.table)
     return find(load.connection, rules, scope, _parameters(load))
 
@@ -122,7 +127,7 @@ def about_dimension(load: Load, dimension: Dimension, staged: str) -> list[Findi
 def about_fact(load: Load, fact: Fact, read_rows: int, ledger_rows: int) -> list[Finding]:
     """What the rules of a fact find among the rows of this load's batches."""
     parameters = _parameters(load) | {"read_rows": read_rows, "ledger_rows": ledger_rows}
-    scope = _loaded(load, fact, fact.table, fact.time)
+    scope = _loaded(load, fact, fact.table, fact.time, fact.all_columns)
     return find(load.connection, read_rules("warehouse", "facts", fact.table), scope, parameters)
 
 
@@ -136,7 +141,9 @@ def about_events(realtime: Connection, load: Load, fact: Fact) -> list[Finding]:
         "upto": upto,
         "cut_at": load.query(made, load.cut.cut_id).iloc[0, 0],
     }
-    scope = _loaded(load, fact, fact.source, CONTRACTS[fact.source].time)
+    contract = CONTRACTS[fact.source]
+    columns = (*contract.columns, "kafka_partition", "kafka_offset", "ingest_batch_id")
+    scope = _loaded(load, fact, fact.source, contract.time, columns)
     return find(realtime, read_rules("realtime", "events", fact.source), scope, parameters)
 
 
@@ -180,12 +187,19 @@ def _staged(staged: str) -> sql.Composable:
     return sql.SQL("staged as ({})").format(source)
 
 
-def _loaded(load: Load, fact: Fact, table: str, time: str) -> sql.Composable:
+def _loaded(load: Load, fact: Fact, table: str, time: str, columns: Iterable[str]) -> sql.Composable:
+    """The rows of this load's batches. Columns are named: one that an event's field brought may be called like ours."""
     after, upto = map(sql.Literal, load.window.unread(fact.source))
     return sql.SQL(
-        "loaded as (select *, {time} as happened_at from {table}"
+        "loaded as (select {columns}, {time} as happened_at from {table}"
         " where ingest_batch_id > {after} and ingest_batch_id <= {upto})"
-    ).format(time=sql.Identifier(time), table=sql.Identifier(table), after=after, upto=upto)
+    ).format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        time=sql.Identifier(time),
+        table=sql.Identifier(table),
+        after=after,
+        upto=upto,
+    )
 
 
 def _ledger_rows(realtime: Connection, load: Load, fact: Fact) -> int:

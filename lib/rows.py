@@ -1,6 +1,12 @@
-"""Events into their table: COPY straight in; what is there already, or refused by the database, is found out after."""
+"""The messages of a micro-batch into their table: decoded, new fields given columns, and sent in by COPY.
 
+What can't be processed, for whatever reason, is found by halving the micro-batch in savepoints; the rest is stored.
+"""
+
+import functools
 import io
+import logging
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,26 +19,47 @@ from psycopg2.errors import UniqueViolation
 from psycopg2.extensions import cursor as Cursor
 from pyarrow import csv
 
-from lib.database import savepoint
+from lib import evolution
+from lib.columns import PLACE, decode_batch
+from lib.database import is_elsewhere, savepoint
 from lib.decode import Dead
+from lib.evolution import Shape
 from lib.schemas import Contract
 
 CHUNK = 1 << 18
 """Bytes that COPY takes at a time."""
 
+FEW = 20
+SHARE = 0.05
+"""More unprocessable messages than these, in number and as a share of all, look like a fault of the program."""
+
+UNPROCESSABLE = "unprocessable"
+"""The reason of a message that is within the contract, and that the program can't process all the same."""
+
+_DETAIL = 1000
+"""Characters of an error that a dead letter keeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class ProgramFault(Exception):
+    """So many messages can't be processed that it is the program that looks faulty; nothing of the micro-batch was written."""
+
 
 @dataclass
 class Stored:
-    """What became of rows: written and conflicting ones per partition, the span of the written ones' times.
+    """What became of messages: written and conflicting ones per partition, the times of the events, and what is dead.
 
-    A conflict is a duplicate with another payload; `rejected` holds what the database refuses, by place.
+    A conflict is a duplicate with another payload; `first` and `last` span the times of the written ones, `times` are those
+    of all events; `dead` is by place, the message's index in the micro-batch.
     """
 
     written: Counter[int] = field(default_factory=Counter)
     conflicts: Counter[int] = field(default_factory=Counter)
     first: datetime | None = None
     last: datetime | None = None
-    rejected: dict[int, Dead] = field(default_factory=dict)
+    times: list[pa.Array] = field(default_factory=list)
+    dead: dict[int, Dead] = field(default_factory=dict)
 
     def add(self, other: "Stored") -> "Stored":
         """Both together."""
@@ -42,27 +69,120 @@ class Stored:
             self.conflicts + other.conflicts,
             min(times, default=None),
             max(times, default=None),
-            self.rejected | other.rejected,
+            self.times + other.times,
+            self.dead | other.dead,
         )
 
 
-def store(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
-    """Insert rows in their order; of those with the same key the first one stays.
+def store(cursor: Cursor, contract: Contract, messages: pa.Table, batch: int, run: str) -> Stored:
+    """Store the events of a micro-batch in the order of its messages; of those with the same key the first one stays.
 
-    `rows` has the column `place` and columns of the table, `ingest_batch_id` with the same value in all of them. What the
-    database itself refuses is found by halving, and the rest is stored.
+    A message that can't be processed costs the others nothing: it is `dead`, as `rejected_by_database` where the database
+    refuses its values, as `unprocessable` for any other reason.
+
+    Parameters
+    ----------
+    messages
+        `partition`, `offset` and `value` of each.
+    batch
+        The number of the micro-batch in the ledger.
+    run
+        The `query_id` of the run, whose earlier micro-batches count when messages can't be processed.
+
+    Raises
+    ------
+    ProgramFault
+        When more than 20 messages and more than 5 % of the micro-batch, or of the run so far, are unprocessable.
+    psycopg2.Error
+        When the database is away, or can't take anything from us.
     """
-    if not len(rows):
-        return Stored()
-    try:
-        with savepoint(cursor):
-            return _insert(cursor, contract, rows)
-    except (psycopg2.DataError, psycopg2.IntegrityError) as error:
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            return store(cursor, contract, rows[:middle]).add(store(cursor, contract, rows[middle:]))
-        detail = f"SQLSTATE {error.pgcode}: {str(error).splitlines()[0]}"
-        return Stored(rejected={rows["place"][0].as_py(): Dead("rejected_by_database", detail)})
+    return _Storing(cursor, messages, batch, run, evolution.shape(cursor, contract)).store(0, len(messages))
+
+
+@dataclass
+class _Storing:
+    """One micro-batch on its way into its table, which has the columns of `shape` by now."""
+
+    cursor: Cursor
+    messages: pa.Table
+    batch: int
+    run: str
+    shape: Shape
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    unprocessable: int = 0
+
+    def store(self, start: int, stop: int) -> Stored:
+        """Store the messages from one place up to another."""
+        try:
+            with savepoint(self.cursor):
+                stored, shape = self._store_whole(start, stop)
+        except Exception as error:  # whatever it is, it must not stop the messages beside the one that raises it
+            if is_elsewhere(error):
+                raise
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                return self.store(start, middle).add(self.store(middle, stop))
+            return Stored(dead={start: self._why(error)})
+        self.shape = shape
+        return stored
+
+    def _store_whole(self, start: int, stop: int) -> tuple[Stored, Shape]:
+        messages = self.messages if stop - start == len(self.messages) else self.messages[start:stop]
+        decoded = decode_batch(self.shape.contract, messages["value"].to_pylist(), self.now)
+        shape = evolution.grow(self.cursor, self.shape, decoded.odd.values(), self.batch)
+        events = _placed(decoded.rows(shape.contract), messages, self.batch)
+        stored = _insert(self.cursor, shape.contract, events) if len(events) else Stored()
+        stored.times = events[shape.contract.time].chunks
+        stored.dead = {start + place: why for place, why in decoded.dead.items()}
+        return stored, shape
+
+    def _why(self, error: Exception) -> Dead:
+        """Why a single message is dead that raises this error."""
+        if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
+            return Dead("rejected_by_database", f"SQLSTATE {error.pgcode}: {str(error).splitlines()[0]}")
+        why = f"{type(error).__name__}: {error}".strip()[:_DETAIL]
+        logger.warning("%s: a message can't be processed", self.shape.contract.table, exc_info=error)
+        self.unprocessable += 1
+        earlier_dead, earlier_read = self.earlier
+        for dead, read, where in (
+            (self.unprocessable, len(self.messages), "a micro-batch"),
+            (self.unprocessable + earlier_dead, len(self.messages) + earlier_read, "this run"),
+        ):
+            if dead > FEW and dead > SHARE * read:
+                raise ProgramFault(
+                    f"{self.shape.contract.table}: {dead} of {read} messages of {where} can't be processed, which looks like a"
+                    f" fault of the program and not of the messages; nothing of this micro-batch was written. The last: {why}"
+                )
+        return Dead(UNPROCESSABLE, why)
+
+    @functools.cached_property
+    def earlier(self) -> tuple[int, int]:
+        """The unprocessable messages of the run's earlier micro-batches, and all that these have read."""
+        self.cursor.execute(_EARLIER, {"table": self.shape.contract.table, "run": self.run, "reason": UNPROCESSABLE})
+        dead, read = self.cursor.fetchall()[0]
+        return int(dead), int(read)
+
+
+_EARLIER = """
+with run as (
+    select min(ingest_batch_id - batches) as after, coalesce(sum(rows_in), 0) as messages
+    from ops.ingest_batches where source_table = %(table)s and query_id = %(run)s
+)
+select (
+    select count(*) from ops.dead_letters
+    where source_table = %(table)s and ingest_batch_id > run.after and reason = %(reason)s
+), messages from run
+"""
+
+
+def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
+    """The events with the places of their messages, and the batch."""
+    came = messages.select(["partition", "offset"])
+    if len(events) < len(messages):
+        came = came.take(events[PLACE])
+    events = events.append_column("kafka_partition", came["partition"])
+    events = events.append_column("kafka_offset", came["offset"])
+    return events.append_column("ingest_batch_id", pa.repeat(pa.scalar(batch, pa.int64()), len(events)))
 
 
 def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
@@ -79,7 +199,7 @@ def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
 
 def _copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
     """COPY in CSV: NULL is empty and unquoted, a text is quoted, an instant is UTC."""
-    rows = rows.drop_columns("place")
+    rows = rows.drop_columns(PLACE)
     buffer = io.BytesIO()
     csv.write_csv(rows, buffer, csv.WriteOptions(include_header=False))
     buffer.seek(0)
@@ -105,10 +225,10 @@ from compared group by kafka_partition
 
 
 def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
-    """Through a temporary table, which has to be another one when columns have been added."""
-    names = [name for name in rows.column_names if name != "place"]
+    """Through a temporary table, which has to be another one when the columns are others."""
+    names = [name for name in rows.column_names if name != PLACE]
     columns, table = sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(contract.table)
-    staging = f"incoming_{contract.table}_{len(contract.added)}"
+    staging = f"incoming_{contract.table}_{zlib.crc32(repr(contract.added).encode()):08x}"
     incoming = sql.Identifier(staging)
     create = "create temporary table if not exists {} as select {} from {} limit 0; truncate {}"
     cursor.execute(sql.SQL(create).format(incoming, columns, table, incoming))

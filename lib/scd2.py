@@ -24,6 +24,11 @@ class Dimension:
     type2: tuple[str, ...]
     type1: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a version says: its attributes and its range of days."""
+        return (*self.type2, *self.type1, "effective_date", "end_date", "is_current")
+
 
 @dataclass(frozen=True)
 class Applied:

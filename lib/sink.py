@@ -7,7 +7,7 @@ again, after a crash or from a torn checkpoint, changes nothing.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,8 +18,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
-from lib import evolution, gaps, rows
-from lib.columns import decode_batch
+from lib import gaps, rows
 from lib.decode import Dead
 from lib.schemas import Contract
 
@@ -75,6 +74,8 @@ def write_batch(
         When another run has taken over.
     gaps.OffsetGap, gaps.DataLoss
         When messages between the head and this batch are missing.
+    rows.ProgramFault
+        When so many messages can't be processed that the program looks faulty.
     """
     with connection.cursor() as cursor:
         head = _lock_head(cursor, contract, writer)
@@ -83,16 +84,10 @@ def write_batch(
             return None
         starts = gaps.starts(contract.topic, _readings(messages, head), kafka=kafka)
         batch = head.last_batch + 1
-        shape = evolution.shape(cursor, contract)
-        decoded = decode_batch(shape.contract, messages["value"].to_pylist(), datetime.now(UTC))
-        evolved = evolution.grow(cursor, shape, decoded.odd.values(), batch)
-        events = _placed(decoded.rows(evolved), messages, batch)
-        stored = rows.store(cursor, evolved, events)
-        dead = decoded.dead | stored.rejected
-        _bury(cursor, contract, messages, dead, batch)
-        counts = _counts(messages, starts, stored, dead)
-        latencies = _latencies(events[contract.time])
-        return _book(cursor, contract, writer, spark_batch_id, head, Batch(counts, starts, latencies, stored))
+        stored = rows.store(cursor, contract, messages, batch, writer.query_id)
+        _bury(cursor, contract, messages, stored.dead, batch)
+        counts = _counts(messages, starts, stored)
+        return _book(cursor, contract, writer, spark_batch_id, head, Batch(counts, starts, stored))
 
 
 # --- the head
@@ -157,20 +152,10 @@ def _readings(messages: pa.Table, head: Head) -> dict[int, gaps.Reading]:
     }
 
 
-def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
-    """The events with the places of their messages, and the batch."""
-    came = messages.select(["partition", "offset"])
-    if len(events) < len(messages):
-        came = came.take(events["place"])
-    events = events.append_column("kafka_partition", came["partition"])
-    events = events.append_column("kafka_offset", came["offset"])
-    return events.append_column("ingest_batch_id", pa.repeat(pa.scalar(batch, pa.int64()), len(events)))
-
-
-def _latencies(times: pa.ChunkedArray) -> tuple[Counter[str], float]:
+def _latencies(times: Sequence[pa.Array]) -> tuple[Counter[str], float]:
     """Events by their age now: counts by the upper bound of their bucket in seconds, and the sum of the ages."""
     now = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-    ages = (now - times.to_numpy()) / np.timedelta64(1, "s")
+    ages = (now - pa.chunked_array(times, pa.timestamp("us")).to_numpy()) / np.timedelta64(1, "s")
     labels = [*map(str, LATENCY_SECONDS), "inf"]
     found, counts = np.unique(np.searchsorted(LATENCY_SECONDS, ages), return_counts=True)
     buckets = Counter({labels[index]: int(count) for index, count in zip(found, counts, strict=True)})
@@ -201,20 +186,17 @@ def _bury(cursor: Cursor, contract: Contract, messages: pa.Table, dead: dict[int
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of one micro-batch: counts per partition, where each begins, and the ages of its events."""
+    """What became of one micro-batch: counts per partition, where each begins, and what was stored."""
 
     counts: dict[int, dict[str, int]]
     starts: dict[int, int]
-    latencies: tuple[Counter[str], float]
     stored: rows.Stored
 
 
-def _counts(
-    messages: pa.Table, starts: dict[int, int], stored: rows.Stored, dead: dict[int, Dead]
-) -> dict[int, dict[str, int]]:
+def _counts(messages: pa.Table, starts: dict[int, int], stored: rows.Stored) -> dict[int, dict[str, int]]:
     """What became of the messages of each partition."""
     partitions, offsets = messages["partition"].to_numpy(), messages["offset"].to_numpy()
-    died = Counter(partitions[list(dead)].tolist())
+    died = Counter(partitions[list(stored.dead)].tolist())
     counts = {}
     for partition, start in starts.items():
         read = offsets[partitions == partition]
@@ -240,7 +222,7 @@ def _book(cursor: Cursor, contract: Contract, writer: Writer, spark_batch_id: in
         for partition, counts in batch.counts.items()
     }
     receipt = Receipt(head.last_batch + 1, **total)
-    buckets, seconds = batch.latencies
+    buckets, seconds = _latencies(batch.stored.times)
     cursor.execute(
         "insert into ops.ingest_batches (source_table, ingest_batch_id, epoch, query_id, spark_batch_id, start_offsets,"
         " end_offsets, rows_in, rows_written, duplicates, conflicts, dead_letters, offset_gaps, by_partition,"

@@ -396,7 +396,8 @@ def _write(
     if connection is None or connection.closed:
         connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
         # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
-        decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
+        with contextlib.suppress(Exception):  # the sink finds out which messages can't be decoded
+            decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
     try:
         with connection:
             sink.write_batch(connection, contract, messages, writer, spark_batch_id, kafka=kafka)

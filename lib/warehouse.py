@@ -247,15 +247,16 @@ def jdbc(name: str) -> dict[str, str]:
     }
 
 
-def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, where: str = "true") -> DataFrame:
+def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, beside: str = "") -> DataFrame:
     """The rows of a realtime table whose batch is in `(after, upto]`, many of them in parallel by ranges of batches.
 
-    `columns` is a list for PostgreSQL's SELECT, `where` an SQL condition; `ingest_batch_id` comes with the columns.
+    `columns` is a list for PostgreSQL's SELECT, `beside` a function of each row for its FROM; `ingest_batch_id` comes with
+    the columns.
     """
     after, upto = batches
     query = (
-        f"(select {columns}, ingest_batch_id from {table}"
-        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto} and {where}) as events"
+        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (table, beside)))}"
+        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
     )
     options = jdbc("realtime") | {"dbtable": query}
     partitions = min(settings().spark_parallelism, upto - after, 1 + _ledger_rows(table, batches) // ROWS_PER_PARTITION)

@@ -40,9 +40,9 @@ Segment = tuple[int, int | None, str, int, str]
 """First day, day of the end, segment, orders, total."""
 
 DAYS = (
-    "user_id string, booked date, first_date date, transactions bigint, spent decimal(18,2), first_order date,"
+    "user_id string, booked date, first_date date, transactions bigint, spent decimal(38,2), first_order date,"
     " last_order date, known_effective_date date, known_customer_segment string, known_first_transaction_date date,"
-    " known_last_transaction_date date, known_total_transactions bigint, known_total_spent decimal(18,2)"
+    " known_last_transaction_date date, known_total_transactions bigint, known_total_spent decimal(38,2)"
 )
 Current = tuple[int, str, int, int, int, str]
 """First day, segment, first and last day of an order, orders, total of a current version."""

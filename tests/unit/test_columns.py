@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wire import CART, EXAMPLES, NOW, ORDER, VIEW, json_values, lines, raw, texts, valid_messages
 
 from generators.model import Scenario, simulate
-from lib.columns import Batch, decode_batch
+from lib.columns import PLACE, Batch, decode_batch
 from lib.decode import Dead, decode
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract, Field
 
@@ -86,7 +86,7 @@ def test_a_value_that_contradicts_an_added_column_stays_in_extra() -> None:
 
 def test_columns_that_were_added_after_decoding_are_filled_from_the_other_fields() -> None:
     batch = decode_batch(CART_EVENTS, [raw(CART), raw(CART | {"weight": 2, "x": 1}), raw(CART | {"weight": "2"})], NOW)
-    found = [(one["place"], one["weight"], one["extra"]) for one in comparable(evolved(CART_EVENTS), batch)]
+    found = [(one[PLACE], one["weight"], one["extra"]) for one in comparable(evolved(CART_EVENTS), batch)]
     assert found == [(0, None, None), (1, 2, {"x": 1}), (2, None, {"weight": "2"})]
 
 
@@ -94,14 +94,14 @@ def test_rows_keep_the_order_of_their_messages_and_the_dead_are_left_out() -> No
     second_look, dead = raw(VIEW | {"more": 1}), raw(VIEW | {"user_id": 1})
     payloads = [second_look, raw(VIEW), None, dead, raw(VIEW), second_look, raw(VIEW, timestamp='"2025-12-07"')]
     batch = decode_batch(PRODUCT_VIEW_EVENTS, payloads, NOW)
-    assert [one["place"] for one in comparable(PRODUCT_VIEW_EVENTS, batch)] == [0, 1, 4, 5]
+    assert [one[PLACE] for one in comparable(PRODUCT_VIEW_EVENTS, batch)] == [0, 1, 4, 5]
     assert {place: why.reason for place, why in batch.dead.items()} == {2: "not_json", 3: "wrong_type", 6: "wrong_type"}
 
 
 def test_a_batch_without_events_has_no_rows_but_its_columns() -> None:
     for payloads in ([], [b"dead"]):
         rows = decode_batch(TRANSACTIONS, payloads, NOW).rows(TRANSACTIONS)
-        assert (len(rows), rows.column_names) == (0, ["place", *TRANSACTIONS.columns, "extra"])
+        assert (len(rows), rows.column_names) == (0, [PLACE, *TRANSACTIONS.columns, "extra"])
 
 
 ISO = ["2025-12-07T04:15:30.123Z", "2025-12-07T04:15:30+01:00", "2025-12-07T04:15Z", "2025-12-07 04:15:30.5-0800"]
