@@ -21,8 +21,8 @@ from lib.schemas import CONTRACTS
 from lib.settings import Settings, overridden
 from lib.sink import MESSAGES, Writer, write_batch
 from lib.warehouse import Load
-from tests.fuzz.events import NAMES
 from tests.fuzz.identifiers import harvest
+from tests.fuzz.values import NAMES
 
 WRITER = Writer(1, "names")
 DAY = date(2026, 3, 1)
