@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status lab test bench soak clean lint docs
+.PHONY: help setup demo up down status lab unit test bench soak clean lint docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -30,10 +30,13 @@ lab: ## JupyterLab in the project, on loopback
 	@$(PYTHON) lib/bootstrap.py
 	@$(py) -m lib.stack lab
 
-test: ## every test, on ports and data of their own
+unit: ## the tests that need no running stack
 	@$(PYTHON) lib/bootstrap.py
 	@$(py) -m pytest tests/unit
+
+test: unit ## every test, on ports and data of their own
 	@$(py) -m pytest tests/stack
+	@$(py) -m pytest tests/fuzz
 
 bench: ## the figures of docs/performance.md
 	@$(PYTHON) lib/bootstrap.py
@@ -42,6 +45,7 @@ bench: ## the figures of docs/performance.md
 soak: ## the long forms of the tests
 	@$(PYTHON) lib/bootstrap.py
 	@$(py) -m pytest tests/stack --soak
+	@$(py) -m pytest tests/fuzz --soak
 	@$(py) -m benchmarks soak
 
 docs: ## environment.yml and the README's table of jobs, made anew

@@ -8,5 +8,6 @@ os.environ["GM_ENV_FILE"] = os.devnull
 
 
 def pytest_addoption(parser):
-    """`--soak` runs the long forms too."""
+    """`--soak` runs the long forms too; `--seed` repeats what the fuzzer found."""
     parser.addoption("--soak", action="store_true", help="run the long forms of the tests too")
+    parser.addoption("--seed", type=int, help="the seed of the fuzzer's messages")
