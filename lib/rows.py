@@ -24,6 +24,7 @@ from lib.columns import PLACE, decode_batch
 from lib.database import is_elsewhere, savepoint
 from lib.decode import Dead
 from lib.evolution import Shape
+from lib.plain import one_line
 from lib.schemas import Contract
 
 CHUNK = 1 << 18
@@ -140,7 +141,7 @@ class _Storing:
         """Why a single message is dead that raises this error."""
         if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
             return Dead("rejected_by_database", f"SQLSTATE {error.pgcode}: {str(error).splitlines()[0]}")
-        why = f"{type(error).__name__}: {error}".strip()[:_DETAIL]
+        why = one_line(f"{type(error).__name__}: {error}", _DETAIL)
         logger.warning("%s: a message can't be processed", self.shape.contract.table, exc_info=error)
         self.unprocessable += 1
         earlier_dead, earlier_read = self.earlier

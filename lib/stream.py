@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import DataStreamWriter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from lib import database, gaps, receipt, servers, sink, spark
+from lib import causes, database, gaps, receipt, servers, sink, spark
 from lib.backlog import backlog
 from lib.columns import decode_batch
 from lib.receipt import Receipt
@@ -228,10 +228,11 @@ class _Run:
         try:
             return bool(query.handle.awaitTermination(seconds))
         except PySparkException as error:
-            text = str(error)
-            if sink.Fenced.__name__ in text:
+            # of the error itself, since what it quotes may be called like ours
+            raised = causes.told("", str(error)).partition(":")[0]
+            if raised == sink.Fenced.__name__:
                 return True
-            if BatchTooLarge.__name__ in text and query.cap > 1:
+            if raised == BatchTooLarge.__name__ and query.cap > 1:
                 self.ceiling = query.cap // 4 or 1
                 self.start(int(self.ceiling))
                 return False

@@ -1,5 +1,6 @@
 """Metrics without a stack: buckets as Prometheus counts them, and the port that it is told."""
 
+import re
 from collections import Counter
 
 import yaml
@@ -26,3 +27,14 @@ def test_prometheus_asks_where_the_metrics_are_by_default() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     [[target]] = [target["targets"] for job in config["scrape_configs"] for target in job["static_configs"]]
     assert target == f"localhost:{Settings.model_fields['metrics_port'].default}"
+
+
+def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
+    alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    families = [*metrics._counters({}), *metrics._histograms({}), *metrics._gauges({}, {})]
+    offered = {family.name for family in families}
+    for rule in rules:
+        asked = {name.removesuffix("_total") for name in re.findall(r"globalmart_\w+", rule["expr"])}
+        assert asked and asked <= offered, rule["alert"]
+        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) == {"table"}
