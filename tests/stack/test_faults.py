@@ -120,7 +120,7 @@ def test_messages_gone_before_a_run_begins_stop_it_with_the_range(world: World) 
 
 BATCH_WAITS = (
     "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    " and query like '%for update'"
+    " and query like '%%for update'"
 )
 """The run's sign of life waits for the head too, and that is no batch."""
 

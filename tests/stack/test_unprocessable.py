@@ -41,7 +41,7 @@ def config(stack: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def owner(config: Settings) -> Iterator[Connection]:
     """The connection of the tables' owner, which a saver's may be as well."""
-    with closing(psycopg2.connect(config.realtime_admin_dsn)) as connection:
+    with closing(psycopg2.connect(config.dsn("realtime", admin=True))) as connection:
         yield connection
 
 
