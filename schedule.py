@@ -14,10 +14,20 @@ import psycopg2
 import typer
 from rich.table import Table
 
-from lib import cells, conventions, front_matter, jobs, letter_commands, parameters, registry, replay_commands
+from lib import (
+    cells,
+    conventions,
+    cron,
+    hold_commands,
+    jobs,
+    letter_commands,
+    parameters,
+    registry,
+    replay_commands,
+)
 from lib.jobs import Job, JobError
 from lib.settings import settings
-from lib.terminal import FAILED, clear_errors, errors, output, refuse, unreachable
+from lib.terminal import FAILED, choose, clear_errors, discover, errors, output, refuse, unreachable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(letter_commands.app, name="dead-letters")
@@ -66,7 +76,9 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[JOB|GROUP]…", help="Jobs, folders, schedules, or all. [default: batch]"),
     ] = None,
-    pairs: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter, as YAML.")] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter, by its declared type.")
+    ] = None,
     run_date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The logical UTC day.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, in which order.")] = False,
     resume: Annotated[
@@ -81,7 +93,7 @@ def run(
         chosen = choose(names)
         given = parameters.parse(pairs or [])
         for job in chosen:
-            parameters.check(job, given)
+            parameters.read(job, given)
         if dry_run:
             print_plan(chosen, given, day, cycle)
             return
@@ -139,47 +151,25 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 @app.command()
 def validate() -> None:
     """Name each notebook and cell that isn't as it should be."""
-    problems = conventions.validate(settings().notebooks_dir)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        raise typer.Exit(FAILED)
-    typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
+    with clear_errors():
+        problems = conventions.validate(settings().notebooks_dir)
+        for problem in problems:
+            typer.echo(problem)
+        if problems:
+            raise typer.Exit(FAILED)
+        typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
 
 
 app.command()(replay_commands.backfill)
 app.command()(replay_commands.rebuild)
+app.command()(hold_commands.hold)
+app.command()(hold_commands.release)
+app.command()(hold_commands.held)
 
 
 def node(name: str) -> str:
     """A job's name as Mermaid takes it."""
     return re.sub(r"\W", "_", name)
-
-
-def discover() -> list[Job]:
-    """The jobs; broken notebooks are named and left out."""
-    found, problems = jobs.scan(settings().notebooks_dir)
-    for problem in problems:
-        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True, highlight=False, markup=False)
-    return found
-
-
-def choose(names: list[str]) -> list[Job]:
-    """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
-    found, problems = jobs.scan(settings().notebooks_dir)
-    broken = [
-        problem
-        for problem in problems
-        for name in names
-        if problem.notebook == name or problem.notebook.rpartition("/")[2] == name
-    ]
-    if broken:
-        raise JobError(*broken)
-    if problems:
-        discover()
-    if not (chosen := jobs.select(found, names)):
-        raise JobError(f"no job is meant by {' '.join(names)}")
-    return chosen
 
 
 def find_cycle(run_or_cycle: str, day: date | None) -> registry.Cycle:
@@ -219,7 +209,7 @@ def last_runs() -> dict[str, registry.Row]:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
     except psycopg2.OperationalError:
-        errors.print(unreachable(), style="yellow", soft_wrap=True, highlight=False)
+        errors.print(unreachable(), style="yellow", soft_wrap=True)
         return {}
 
 
@@ -228,7 +218,7 @@ def next_time(job: Job) -> str:
     line = jobs.cron_line(job, settings().cron)
     if line is None:
         return "kept running" if job.schedule == "stream" else "by hand"
-    moment = front_matter.trigger(line).get_next_fire_time(None, datetime.now(UTC))
+    moment = cron.following(line, datetime.now(UTC))
     return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
 
 

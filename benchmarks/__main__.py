@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,19 @@ def cycle(
     from benchmarks import cycle as part
 
     part.show(part.measure(events, increment, rounds), events, increment)
+
+
+@app.command()
+def beside(
+    other: Annotated[Path, typer.Argument(help="Another checkout that is set up, as that of the commit before.")],
+    rounds: Rounds = 5,
+    events: Events = 300_000,
+    increment: Annotated[int, typer.Option(min=100, help="New events of each cycle.")] = 15_000,
+) -> None:
+    """Catch-up and batch cycle of this checkout and of another one, in turns: what a change costs."""
+    from benchmarks import beside as part
+
+    part.show(part.measure(other.resolve(), events, increment, rounds))
 
 
 @app.command()

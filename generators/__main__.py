@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from generators.events import Event
 from generators.model import Scenario, simulate
 from generators.producer import BrokerError, Receipt, produce
-from lib.settings import TOPICS, settings
+from lib.settings import TOPICS, SettingsError, settings
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Kind(StrEnum):
@@ -107,7 +107,7 @@ def main(
     as together: --rate and --events speak of the whole of it.
 
     The last line counts what Kafka acknowledged. Exit code 0, after Ctrl-C or SIGTERM as well; 1 if Kafka can't be
-    reached or a message failed; 2 for wrong arguments.
+    reached or a message failed; 2 for wrong arguments or settings.
     """
     past = history or timedelta()
     try:
@@ -124,10 +124,14 @@ def main(
         _ = scenario.live_start + (duration or timedelta())
     except OverflowError as error:
         raise typer.BadParameter("that reaches beyond the calendar") from error
+    try:
+        bootstrap = settings().kafka_bootstrap
+    except SettingsError as error:
+        _fail(str(error), code=2)
     _quiet_kafka()
     topics = {table: TOPICS[table] for table in TABLES[kind]}
     try:
-        receipt = _send(scenario, topics)
+        receipt = _send(scenario, topics, bootstrap)
     except BrokerError as error:
         _fail(str(error))
     counts = ", ".join(f"{topic} {number}" for topic, number in receipt.acknowledged.items())
@@ -142,7 +146,7 @@ def share(events: Iterable[Event], tables: Container[str]) -> Iterator[Event]:
     return (event for event in events if event.table in tables)
 
 
-def _send(scenario: Scenario, topics: dict[str, str]) -> Receipt:
+def _send(scenario: Scenario, topics: dict[str, str], bootstrap: str) -> Receipt:
     """Send the scenario's events of these tables until they end or somebody stops us; with a bar on a terminal."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -157,7 +161,7 @@ def _send(scenario: Scenario, topics: dict[str, str]) -> Receipt:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         simulated = progress.track(simulate(scenario), total=scenario.total, description="events")
-        return produce(share(simulated, topics), topics, bootstrap=settings().kafka_bootstrap, stop=stop)
+        return produce(share(simulated, topics), topics, bootstrap=bootstrap, stop=stop)
 
 
 def _quiet_kafka() -> None:
@@ -167,9 +171,9 @@ def _quiet_kafka() -> None:
     logger.propagate = False
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, *, code: int = 1) -> NoReturn:
     typer.echo(f"generators: {message}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,10 @@ POSTGRES = {
 def environment() -> dict[str, str]:
     """The `GM_*` variables, as `lib.settings` sees them: the environment first, then `.env`."""
     values = {}
-    env_file = Path(os.environ.get("GM_ENV_FILE", ROOT / ".env"))
-    if env_file.exists():
-        for line in env_file.read_text().splitlines():
+    env_file = Path(os.environ.get("GM_ENV_FILE") or ROOT / ".env")
+    if env_file.is_file():
+        # what isn't UTF-8 the settings refuse
+        for line in env_file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
             name, equals, value = line.strip().partition("=")
             if equals and name.startswith("GM_"):
                 values[name] = value.partition(" #")[0].strip().strip("'\"")
@@ -61,7 +62,10 @@ def taken_ports() -> list[tuple[str, int]]:
     taken = []
     for ports in (ports for part, ports in PORTS.items() if part in ours):
         for name, default in ports.items():
-            port = int(env.get(f"GM_{name}_PORT", default))
+            text = env.get(f"GM_{name}_PORT", str(default))
+            if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 1 << 16:
+                fail(f"GM_{name}_PORT has to be a whole number from 1 to 65535")
+            port = int(text)
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:

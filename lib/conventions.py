@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lib.cells import Cell, find_notebooks, read_cells
-from lib.jobs import Job, Problem, parse, scan
+from lib.jobs import Job, Problem, name_of, parse, scan
 
 SECTIONS = ("Read", "Transform", "Write", "Check", "Result")
 JOB_FOLDERS = ("ingest", "etl", "analytics")
@@ -30,12 +30,13 @@ def validate(folder: Path) -> list[Problem]:
     """
     jobs, problems = scan(folder)
     for path in [*find_notebooks(folder), *sorted(folder.glob("_template.ipynb"))]:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = name_of(path, folder)
         job, found = parse(name, path)
         problems += found if name.startswith("_") else []
         try:
             cells = read_cells(path)
-        except ValueError:
+        except Exception:
+            # `scan` says so, where anything may be the matter, too
             continue
         problems += (Problem(name, cell, message) for cell, message in _notebook(name, job, cells))
     return sorted({*problems, *_unwritten(jobs)})
@@ -74,6 +75,9 @@ def _cell(cell: Cell) -> Iterator[str]:
         tree = ast.parse(cell.source)
     except SyntaxError as error:
         yield f"syntax error in line {error.lineno}: {error.msg}"
+        return
+    except (ValueError, RecursionError, MemoryError) as error:
+        yield f"can't be read as Python: {error or 'it is nested too deeply'}"
         return
     if any(isinstance(node, FORBIDDEN) for node in ast.walk(tree)):
         yield "a function or class: what has a name belongs into lib/"

@@ -1,5 +1,6 @@
 """A cycle: jobs over one cut, in the order of what they read and write, each attempt with its row in the registry."""
 
+import contextlib
 import graphlib
 import itertools
 import logging
@@ -12,17 +13,20 @@ from typing import Any
 import psycopg2
 from tenacity import (
     Retrying,
+    retry_if_exception_type,
     retry_if_result,
     sleep_using_event,
     stop_after_attempt,
+    stop_after_delay,
     stop_when_event_set,
     wait_exponential,
 )
 
-from lib import locks, ranges, registry
+from lib import locks, parameters, ranges, registry
 from lib.incremental import open_cut
 from lib.jobs import Job, JobError, dependencies, scan
 from lib.overview import refresh_gallery
+from lib.plain import one_line
 from lib.registry import Cycle
 from lib.runs import Notify, Run, execute, new_id
 from lib.settings import settings
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 LOCK = "cycle"
 WAIT_SECONDS = 600
 BACKOFF_SECONDS = 10
+RECORD_SECONDS = 10
+"""How long the end of a run is tried to be recorded while the warehouse is away."""
 
 
 def run_cycle(
@@ -68,7 +74,7 @@ def run_cycle(
         return runs
     with locks.hold(LOCK, wait=WAIT_SECONDS, stop=stop, say=say):
         with registry.warehouse() as connection:
-            registry.sweep(connection, but=_savers())
+            registry.sweep(connection)
         cycle = resume or _open_cycle(cycle_id, run_date)
         say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
         runs = _run_in_order(
@@ -101,10 +107,6 @@ def _merge_ledger(stop: Event) -> None:
         logger.error("the ledger wasn't merged; the next cycle tries again: %s", " ".join(str(error).split()))
 
 
-def _savers() -> list[str]:
-    return [job.name for job in scan(settings().notebooks_dir)[0] if job.schedule == "stream"]
-
-
 def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
     try:
         cut = open_cut(run_date)
@@ -119,7 +121,7 @@ def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, n
     try:
         with locks.hold(job.name):
             with registry.warehouse() as connection:
-                registry.sweep(connection, only=[job.name])
+                registry.sweep(connection, saver=job.name)
             return run_job(job, cycle_id=cycle_id, run_date=today, given=given, stop=stop, notify=notify)
     except locks.LockHeld:
         with registry.warehouse() as connection:
@@ -140,11 +142,11 @@ def run_job(
     notify: Notify,
 ) -> Run:
     """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
-    parameters = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
+    values = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
     attempts = itertools.count(1)
 
     def attempt() -> Run:
-        run = Run(job, run_date, cycle_id, cut_id, next(attempts), parameters)
+        run = Run(job, run_date, cycle_id, cut_id, next(attempts), values)
         _attempt(run, stop, notify)
         return run
 
@@ -161,17 +163,25 @@ def run_job(
 def parameters_for(
     job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given` by hand."""
+    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given`, by their types."""
     ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
-    return {name: value for name, value in ours.items() if name in job.parameters} | dict(given or {})
+    return {name: value for name, value in ours.items() if name in job.parameters} | parameters.read(job, given or {})
 
 
 def _attempt(run: Run, stop: Event, notify: Notify) -> None:
-    with registry.warehouse() as connection:
-        registry.record(connection, run)
+    if problem := _record(run):
+        run.finish("failed", f"not begun, since it couldn't be recorded: {problem}")
+        notify(run)
+        return
     notify(run)
     try:
         execute(run, stop=stop, notify=notify)
+    except Exception as error:
+        # one run, whatever became of it, is nothing to the others of its cycle
+        logger.exception("%s", run.run_id)
+        run.finish(
+            "killed", f"its process couldn't be started or followed: {one_line(f'{type(error).__name__}: {error}')}"
+        )
     finally:
         if run.status == "running":
             run.finish("killed", "its process couldn't be started or followed")
@@ -179,11 +189,56 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
 
 
 def _close(run: Run, notify: Notify) -> None:
+    if problem := _record(run, patience=RECORD_SECONDS):  # the run itself can't be done again
+        run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
+        _record(run)  # without its numbers, which may be what can't be stored
+    _refresh_gallery()
+    notify(run)
+
+
+_owed: dict[str, Run] = {}
+"""Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
+
+
+def _record(run: Run, *, patience: float = 0) -> str | None:
+    """Bring the run's row up to date, and those that are owed; what has kept it from that, if something has.
+
+    While the warehouse is away it is tried again for `patience` seconds.
+    """
+    retrying = Retrying(
+        stop=stop_after_delay(patience),
+        wait=wait_exponential(multiplier=0.1, max=2),
+        retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
+        reraise=True,
+    )
+    try:
+        retrying(_record_once, run)
+    except Exception as error:
+        problem = one_line(f"{type(error).__name__}: {error}")
+        logger.error("%s, %s, couldn't be recorded: %s", run.run_id, run.status, problem)
+        if run.status != "running":
+            _owed[run.run_id] = run
+        return problem
+    for late in list(_owed.values()):
+        with contextlib.suppress(psycopg2.Error):
+            _record_once(late)
+    return None
+
+
+def _record_once(run: Run) -> None:
     with registry.warehouse() as connection:
         registry.record(connection, run)
-        last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")
-    refresh_gallery(last, good)
-    notify(run)
+    _owed.pop(run.run_id, None)
+
+
+def _refresh_gallery() -> None:
+    """Draw the gallery anew; where that fails, the next run tries again: the runs themselves are recorded."""
+    try:
+        with registry.warehouse() as connection:
+            last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")
+        refresh_gallery(last, good)
+    except Exception:
+        logger.exception("the gallery wasn't drawn anew")
 
 
 def _run_in_order(
@@ -212,7 +267,7 @@ def _run_in_order(
                         ended[name] = _skip(by_name[name], reason, cycle, notify)
                         sorter.done(name)
                     else:
-                        at_work[pool.submit(run_one, by_name[name])] = name
+                        at_work[pool.submit(_run_whatever_comes, run_one, by_name[name], cycle, notify)] = name
                 for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
                     name = at_work.pop(future)
                     ended[name] = future.result()
@@ -235,13 +290,29 @@ def _is_bad(run: Run) -> bool:
     return run.status not in ("done", "running")
 
 
-def _skip(job: Job, reason: str, cycle: Cycle | None, notify: Notify) -> Run:
-    run = Run(
+def _run_whatever_comes(run_one: Callable[[Job], Run], job: Job, cycle: Cycle | None, notify: Notify) -> Run:
+    """Run a job; what it raises instead of a run is one that has failed, and is nothing to the others of the cycle."""
+    try:
+        return run_one(job)
+    except Exception as error:
+        logger.exception("%s", job.name)
+        run = _run_of(job, cycle)
+        run.finish("failed", one_line(f"{type(error).__name__}: {error}"))
+        _close(run, notify)
+        return run
+
+
+def _run_of(job: Job, cycle: Cycle | None) -> Run:
+    return Run(
         job,
         cycle.run_date if cycle else datetime.now(UTC).date(),
         cycle_id=cycle.cycle_id if cycle else None,
         cut_id=cycle.cut_id if cycle else None,
     )
+
+
+def _skip(job: Job, reason: str, cycle: Cycle | None, notify: Notify) -> Run:
+    run = _run_of(job, cycle)
     run.finish("skipped", reason)
     _close(run, notify)
     return run

@@ -11,12 +11,13 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from lib import servers
 from lib.settings import settings
 
 
 def connect(database: str) -> Connection:
     """A connection to `realtime` or `warehouse` as the jobs' user, in UTC."""
-    return psycopg2.connect(settings().dsn(database), connect_timeout=10, options="-c timezone=UTC")
+    return servers.connect(settings().address(database))
 
 
 def frame(connection: Connection, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> pd.DataFrame:

@@ -9,11 +9,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg2
 from psycopg2 import sql
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from lib import migrate, schemas, stack
+from lib import migrate, schemas, servers, stack
 from lib.backlog import backlog
 from lib.settings import ROOT, TOPICS, Settings, settings
 
@@ -134,7 +133,7 @@ def _show_receipts(config: Settings) -> None:
         "select source_table, sum(rows_in), sum(rows_written), sum(duplicates), sum(dead_letters)"
         " from ops.ingest_batches group by source_table order by source_table"
     )
-    with closing(psycopg2.connect(config.realtime_dsn)) as connection, connection.cursor() as cursor:
+    with closing(servers.connect(config.address("realtime"))) as connection, connection.cursor() as cursor:
         cursor.execute(query)
         receipts = cursor.fetchall()
     print(f"\n{'topic':24}{'in Kafka':>12}{'rows':>12}{'duplicates':>12}{'dead':>8}")
@@ -153,7 +152,7 @@ def _show_tables(config: Settings) -> None:
     print(f"\n{'table':34}{'rows':>12}")
     empty = []
     for database, tables in TABLES.items():
-        with closing(psycopg2.connect(config.dsn(database))) as connection, connection.cursor() as cursor:
+        with closing(servers.connect(config.address(database))) as connection, connection.cursor() as cursor:
             for table in tables:
                 cursor.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table)))
                 count = cursor.fetchall()[0][0]

@@ -6,6 +6,7 @@ from datetime import date
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from lib import held
 from lib.incremental import own_day
 from lib.scd2 import Dimension
 from lib.schemas import CONTRACTS
@@ -16,8 +17,8 @@ GEOGRAPHY = Dimension(table="dim_geography", key=("country",), type2=())
 FIRST_DAY = date(2000, 1, 1)
 
 _AMOUNT = (
-    "(select sum(round((line ->> 'quantity')::numeric * (line ->> 'price')::numeric(18, 4), 2))"
-    " from jsonb_array_elements(products) as line)"
+    "(select sum(round((line.value ->> 'quantity')::numeric * (line.value ->> 'price')::numeric(18, 4), 2))"
+    " from jsonb_array_elements(products) as line (value))"
 )
 
 
@@ -30,7 +31,9 @@ MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked
 
 def read_countries(load: Load) -> DataFrame:
     """Which countries occur in new events. Grain: one row per country, with the own day of its first event here."""
-    events = _events({table: "country" for table in CONTRACTS}, {table: unread(load, table) for table in CONTRACTS})
+    events = _events(
+        load, {table: "country" for table in CONTRACTS}, {table: unread(load, table) for table in CONTRACTS}
+    )
     query = f"select country, min(day) as first_date from ({events}) as events where country <> '' group by country"
     return read_realtime(load, query)
 
@@ -55,7 +58,7 @@ def read_customer_days(load: Load) -> DataFrame:
         "select user_id, booked, min(day) as first_date, count(amount) as transactions,"
         " coalesce(sum(amount), 0)::numeric(38, 2) as spent,"
         " min(day) filter (where amount is not null) as first_order, max(day) filter (where amount is not null) as last_order"
-        f" from ({_events(columns, places)}) as events group by user_id, booked"
+        f" from ({_events(load, columns, places)}) as events group by user_id, booked"
     )
     return read_realtime(load, query)
 
@@ -77,8 +80,11 @@ def read_mentions(load: Load, *, whole_day: bool) -> DataFrame:
         "line.value ->> 'product_id' as product_id, line.value ->> 'category' as category, transaction_timestamp as time,"
         f" transaction_id as id, line.number::integer as line, {booked['transactions']} as booked"
     )
-    lines = "transactions, jsonb_array_elements(products) with ordinality as line (value, number)"
-    events = _events(columns, {table: condition(load, table) for table in CONTRACTS}, {"transactions": lines})
+    lines = (
+        f"{held.source(load, 'transactions')}, jsonb_array_elements(products) with ordinality as line (value, number)"
+    )
+    places = {table: condition(load, table) for table in CONTRACTS}
+    events = _events(load, columns, places, {"transactions": lines})
     query = (
         "select product_id, category, time, id, line, day as first_date, booked from ("
         "select product_id, category, time, id, line, day, booked, row_number() over same as number,"
@@ -107,10 +113,11 @@ def still_open(load: Load, table: str) -> str:
     return f"ingest_batch_id > {after} and ingest_batch_id <= {upto} and {of_the_day}"
 
 
-def _events(columns: Mapping[str, str], where: Mapping[str, str], sources: Mapping[str, str] = {}) -> str:
-    """The query for columns of all three kinds of events, and their own `day`."""
+def _events(load: Load, columns: Mapping[str, str], where: Mapping[str, str], sources: Mapping[str, str] = {}) -> str:
+    """The query for columns of all three kinds of events, without held ones, and their own `day`."""
+    tables = {table: held.source(load, table) for table in CONTRACTS} | dict(sources)
     return " union all ".join(
-        f"select {columns[table]}, {own_day(contract.time)} as day from {sources.get(table, table)} where {where[table]}"
+        f"select {columns[table]}, {own_day(contract.time)} as day from {tables[table]} where {where[table]}"
         for table, contract in CONTRACTS.items()
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from lib.jobs import MARKERS, discover, job_table
 from lib.page import write_whole
-from lib.settings import ROOT, settings
+from lib.settings import ROOT, required
 
 UV = ROOT / ".tools" / "uv" / "bin" / "uv"
 
@@ -30,7 +30,7 @@ dependencies:
 def main() -> None:
     """Write both files."""
     readme = ROOT / "README.md"
-    jobs = job_table(discover(settings().notebooks_dir))
+    jobs = job_table(discover(required().notebooks_dir))
     write_whole(readme, with_job_table(readme.read_text(encoding="utf-8"), jobs))
     write_whole(ROOT / "environment.yml", environment(locked()))
 

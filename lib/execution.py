@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
 
-from lib import html, kernel, report
+from lib import causes, html, kernel, plain, report
 from lib.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
 from lib.settings import ROOT
 
@@ -44,7 +45,8 @@ class AtomicHandler(LocalHandler):  # type: ignore[misc]  # papermill has no typ
     def write(self, buf: str, path: str) -> None:
         """Write aside, then rename."""
         aside = Path(f"{path}.part")
-        aside.write_text(buf, encoding="utf-8")
+        # what no file can hold, half of a surrogate pair, becomes the escape that JSON has for it
+        aside.write_text(buf, encoding="utf-8", errors="backslashreplace")
         aside.replace(path)
 
 
@@ -66,7 +68,7 @@ _render_once()
 def work(assignment: Assignment, pipe: Connection) -> None:
     """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
 
-    Sends `("cell", number, of, where)` as it goes, and at the end `("numbers", …)` or `("error", first line)`.
+    Sends `("cell", number, of, where)` as it goes, and at the end `("numbers", …)` or `("error", sentence)`.
     """
     os.setsid()
     os.environ.clear()
@@ -75,14 +77,29 @@ def work(assignment: Assignment, pipe: Connection) -> None:
     kernel.stand_by()
     threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
     error, code = _execute(assignment, pipe.send)
-    own, latest = assignment.reports
-    html.render(assignment.notebook, own, assets=assignment.assets, error=error)
-    if code == 0:
-        html.publish_latest(own, latest, assets=assignment.assets)
-        pipe.send(("numbers", report.numbers(assignment.notebook)))
+    for tell in (_render, _count):
+        try:
+            tell(assignment, pipe.send, error)
+        except Exception:
+            # The run has ended as it has: what it left in the warehouse is there. What can't be told of it, for whatever
+            # reason a notebook's outputs may give, stands in its log.
+            traceback.print_exc()
+    sys.stderr.flush()
     if assignment.log.stat().st_size == 0:
         assignment.log.unlink()
     sys.exit(code)
+
+
+def _render(assignment: Assignment, send: Send, error: str | None) -> None:
+    own, latest = assignment.reports
+    html.render(assignment.notebook, own, assets=assignment.assets, error=error)
+    if error is None:
+        html.publish_latest(own, latest, assets=assignment.assets)
+
+
+def _count(assignment: Assignment, send: Send, error: str | None) -> None:
+    if error is None:
+        send(("numbers", plain.numbers(report.numbers(assignment.notebook))))
 
 
 def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
@@ -91,7 +108,7 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
     manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
     try:
-        papermill.execute_notebook(
+        executed = papermill.execute_notebook(
             str(assignment.source),
             str(assignment.notebook),
             parameters=dict(assignment.parameters),
@@ -105,15 +122,22 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
             on_cell_executed=watch.cell_end,
         )
     except PapermillExecutionError as error:
-        message, code = f"{watch.where}: {error.ename}: {first_line(error.evalue)}", FAILED
+        message, code = f"{watch.place(error.cell_index)}: {causes.told(error.ename, error.evalue)}", FAILED
     except DeadKernelError:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
         message, code = "stopped between two cells", FAILED
     else:
-        return None, 0
+        if (early := _early_end(executed.cells)) is None:
+            return None, 0
+        message, code = f"{watch.place(early)}: {causes.ENDED_EARLY}", FAILED
     send(("error", message))
     return message, code
+
+
+def _early_end(cells: list[NotebookNode]) -> int | None:
+    """The cell that has ended the run by SystemExit; papermill takes `sys.exit(0)` for a good end."""
+    return next((at for at, cell in enumerate(cells) if any(map(html.ends_early, cell.get("outputs", [])))), None)
 
 
 class _Watch:
@@ -137,11 +161,17 @@ class _Watch:
     def cell_start(self, *, cell: NotebookNode, cell_index: int) -> None:
         if self.asked_to_stop:
             raise Stopped
-        index = cell_index - (self.injected is not None and cell_index >= self.injected)
-        section = self.sections[index]
-        self.where = f"cell {index + 1}" + (f" ({section})" if section else "")
+        self.where = self.place(cell_index)
         self.in_cell, self.started = cell.cell_type == "code" and bool(cell.source.strip()), time.monotonic()
-        self.send(("cell", index + 1, len(self.sections), self.where))
+        self.send(("cell", self._index(cell_index) + 1, len(self.sections), self.where))
+
+    def place(self, cell_index: int) -> str:
+        """A cell of the executed notebook as people count it, with the section that it stands in."""
+        index = self._index(cell_index)
+        return f"cell {index + 1}" + (f" ({self.sections[index]})" if self.sections[index] else "")
+
+    def _index(self, cell_index: int) -> int:
+        return cell_index - (self.injected is not None and cell_index >= self.injected)
 
     def cell_end(self, **_: Any) -> None:
         self.in_cell = False
@@ -169,11 +199,6 @@ def _sections(cells: list[NotebookNode]) -> list[str]:
             section = headings[-1][3:].strip()
         sections.append(section)
     return sections
-
-
-def first_line(text: str, limit: int = 300) -> str:
-    """The first line of `text` that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:limit]
 
 
 def _redirect_output(log: Path) -> None:

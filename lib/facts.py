@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import pandas as pd
+import psycopg2
 from psycopg2 import sql
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib import dedup
+from lib import culprits, dedup
+from lib.schemas import CONTRACTS
 from lib.warehouse import Load, read_events
 
 _COMMON = ("event_id", "user_id", "product_id", "country")
@@ -52,8 +54,6 @@ _BESIDE = {"transactions": "jsonb_array_elements(transactions.products) with ord
 """What is read beside a realtime table, from each of its rows."""
 
 FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
-DIMENSION_JOBS = ("etl/dim_date", "etl/dim_geography", "etl/dim_products", "etl/dim_customers")
-"""Facts never read past these jobs' watermarks: their keys are there by then."""
 
 
 def money(quantity: Column, price: Column) -> Column:
@@ -129,7 +129,7 @@ def merge(load: Load, fact: Fact, staged: str) -> int:
         " and (p.end_date is null or s.event_date < p.end_date)"
         " left join dim_geography g on g.country = coalesce(s.country, '')"
         # in the order of time, neighbours in the table are neighbours in most of its indexes: a fifth less work
-        " where {new} order by s.{time} returning date_id, {amount} as amount"
+        " where {new} and {among} order by s.{time} returning date_id, {amount} as amount"
         "), counted as ("
         " insert into ops.fact_days as f (fact, date_id, row_count, amount)"
         " select {name}, date_id, count(*), sum(amount) from added group by date_id"
@@ -137,7 +137,8 @@ def merge(load: Load, fact: Fact, staged: str) -> int:
         " set row_count = f.row_count + excluded.row_count,"
         " amount = coalesce(f.amount + excluded.amount, f.amount, excluded.amount)"
         ") select count(*) from added"
-    ).format(
+    )
+    parts: dict[str, sql.Composable] = dict(
         fact=sql.Identifier(fact.table),
         dimensions=sql.SQL(", ").join(map(sql.Identifier, _DIMENSIONS)),
         names=sql.SQL(", ").join(map(sql.Identifier, fact.columns)),
@@ -148,7 +149,24 @@ def merge(load: Load, fact: Fact, staged: str) -> int:
         name=sql.Literal(fact.table),
         time=sql.Identifier(fact.time),
     )
-    return int(load.query(statement).iloc[0, 0])
+    try:
+        return int(load.query(statement.format(**parts, among=sql.SQL("true"))).iloc[0, 0])
+    except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+        key = sql.Identifier("s", CONTRACTS[fact.source].key)
+        only = statement.format(**parts, among=sql.SQL("{} = any(%s)").format(key))
+        _blame(load, fact, staged, only, error)
+        raise
+
+
+def _blame(load: Load, fact: Fact, staged: str, only: sql.Composable, error: psycopg2.Error) -> None:
+    """Raise an error that names the events that a merge fails on, if they can be found; `only` merges some of them."""
+    load.connection.rollback()
+    key = sql.Identifier(CONTRACTS[fact.source].key)
+    ids = sql.SQL("select distinct {} as id from staging.{} order by 1").format(key, sql.Identifier(staged))
+    events = list(load.query(ids)["id"])
+    if found := culprits.of_statement(load, events, lambda cursor, some: cursor.execute(only, [some])):
+        why = f"nothing was written: {' '.join(str(error).split())}"
+        raise culprits.FailedOn(culprits.message(f"{fact.table} can't be loaded", why, {fact.source: found})) from error
 
 
 def by_day(load: Load, fact: Fact) -> pd.DataFrame:

@@ -1,25 +1,34 @@
 """The front matter of a job: the YAML of its first cell, read strictly."""
 
 import re
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 import yaml
-from apscheduler.triggers.cron import CronTrigger
+
+from lib import cron
+from lib.plain import one_line
+
+LONGEST = 10_000
+DEEPEST = 5
+MOST_RETRIES = 100
+LONGEST_TIMEOUT = timedelta(days=30)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 SCHEDULES = ("stream", "batch", "daily", "manual")
 
 TABLE = re.compile(r"(realtime|warehouse)\.[a-z_][a-z0-9_]*")
 SOURCE = re.compile(rf"kafka\.[A-Za-z0-9._-]+|{TABLE.pattern}")
-WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def read(source: str) -> tuple[dict[str, Any], list[str]]:
     """The fields of a `Job` that the front matter gives by name, and what is wrong with it."""
     try:
-        raw = yaml.safe_load(source.strip().removeprefix("---").removesuffix("---"))
+        raw = load(source)
     except yaml.YAMLError as error:
         return {}, [f"front matter isn't YAML (a cron line needs quotes): {' '.join(str(error).split())}"]
+    except ValueError as error:
+        return {}, [f"front matter can't be read: {error}"]
     if not isinstance(raw, dict):
         return {}, ["front matter has to be YAML of `key: value` lines"]
     values: dict[str, Any] = {}
@@ -30,16 +39,40 @@ def read(source: str) -> tuple[dict[str, Any], list[str]]:
         try:
             values[key] = _READERS[key](raw[key])
         except ValueError as error:
-            messages.append(f"`{key}: {raw[key]}`: {error}")
+            messages.append(f"`{key}: {one_line(str(raw[key]), 80)}`: {error}")
     return values, sorted(messages)
+
+
+def load(source: str) -> Any:
+    """The YAML of a `job` cell as plain data.
+
+    Raises
+    ------
+    yaml.YAMLError
+        When it isn't YAML.
+    ValueError
+        When it has no form that front matter needs: too long, nested deeply, with aliases (which can grow without end).
+    """
+    if len(source) > LONGEST:
+        raise ValueError(f"it has at most {LONGEST:,} characters")
+    text = source.strip().removeprefix("---").removesuffix("---")
+    depth = 0
+    # looked through first: libyaml's loader, which is ten times as fast, doesn't survive deep nesting
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("`*name`, an alias, isn't taken")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return yaml.load(text, Loader=_LOADER)  # one of the safe loaders
 
 
 def _schedule(value: Any) -> str:
     if value in SCHEDULES:
         return str(value)
-    if not isinstance(value, str) or len(value.split()) != 5:
+    if not isinstance(value, str) or not (value.startswith("@") or len(value.split()) > 1):
         raise ValueError(f"has to be one of {', '.join(SCHEDULES)}, or a cron line")
-    trigger(value)
+    cron.check(value)
     return value
 
 
@@ -58,7 +91,7 @@ def _writes(value: Any) -> str:
 def _grain(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("has to be a text, as `one row per order line`")
-    return value
+    return one_line(value)
 
 
 def _snapshots(value: Any) -> str:
@@ -71,12 +104,15 @@ def _timeout(value: Any) -> timedelta:
     match = re.fullmatch(r"([1-9][0-9]*)([smh])", value) if isinstance(value, str) else None
     if not match:
         raise ValueError("has to be a whole number of seconds, minutes or hours, as 45s, 10m, 2h")
-    return int(match[1]) * {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}[match[2]]
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    if seconds > LONGEST_TIMEOUT.total_seconds():
+        raise ValueError(f"has to be {LONGEST_TIMEOUT.days} days at most")
+    return timedelta(seconds=seconds)
 
 
 def _retries(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("has to be a whole number from 0")
+    if type(value) is not int or not 0 <= value <= MOST_RETRIES:
+        raise ValueError(f"has to be a whole number from 0 to {MOST_RETRIES}")
     return value
 
 
@@ -89,17 +125,3 @@ _READERS = {
     "timeout": _timeout,
     "retries": _retries,
 }
-
-
-def trigger(line: str) -> CronTrigger:
-    """The UTC trigger of a cron line, days of the week numbered as cron does (0 and 7 are Sunday).
-
-    Raises
-    ------
-    ValueError
-        For a line that isn't one.
-    """
-    fields = line.split()
-    # APScheduler counts days from Monday; names mean the same day to both.
-    days = re.sub(r"(?<![/\w])[0-7](?!\w)", lambda match: WEEKDAYS[int(match[0])], fields[-1])
-    return CronTrigger.from_crontab(" ".join([*fields[:-1], days]), timezone=UTC)

@@ -15,6 +15,7 @@ FOLDERS = {
     "ingest": ("Savers", "From Kafka into the realtime database, as the events happen."),
     "etl": ("Dimensions and facts", "From the realtime database into the star schema of the warehouse."),
     "explore": ("Explore", "Notebooks for people."),
+    "": ("Others", "Notebooks that stand in no folder."),
 }
 """Heading of each folder, in the order of the line; any other folder comes after them under its own name."""
 
@@ -41,8 +42,8 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """The folder of the notebook: what kind of job it is."""
-        return self.job.partition("/")[0]
+        """The first folder of the notebook: what kind of job it is; empty for one that stands in none."""
+        return self.job.partition("/")[0] if "/" in self.job else ""
 
     @property
     def is_bad(self) -> bool:

@@ -1,7 +1,7 @@
 """Gaps between the offsets of a batch: only Kafka can tell aborted messages and markers from lost messages."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,15 +21,30 @@ class DataLoss(Exception):
     """The topic no longer holds messages that were not read; the message names the range."""
 
 
+def gone(topic: str, partition: int, first: int, earliest: int) -> str:
+    """The sentence for offsets from `first` on that Kafka no longer holds, and of which nobody has said what they were."""
+    return (
+        f"{topic}: offsets {first} to {earliest - 1} of partition {partition} are gone from Kafka and were never stored; "
+        "whether they were messages, or only what transactions leave, can't be told any more"
+    )
+
+
 @dataclass(frozen=True)
 class Reading:
-    """The offsets that a batch brings of a partition, ascending; `head` is the next one, None for a new partition."""
+    """The offsets that a batch brings of a partition, ascending.
+
+    `head` is where the batch before ended, None for a new partition; `following` the next offset to read, which is a later
+    one where Kafka has said already that there is no message between the two.
+    """
 
     head: int | None
     offsets: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    following: int | None = None
 
     def window(self, start: int) -> tuple[int, int] | None:
-        """From the first offset missing after `start` to the one that was read after the last missing; None without."""
+        """From the first offset missing from `start` on to the one that was read after the last missing; None without."""
+        if self.following is not None and self.following <= self.offsets[0]:
+            start = max(start, self.following)
         before = np.concatenate(([start - 1], self.offsets[:-1]))
         after = np.flatnonzero(self.offsets - before > 1)
         return (int(before[after[0]]) + 1, int(self.offsets[after[-1]])) if len(after) else None
@@ -71,32 +86,57 @@ def _consumer(kafka: str) -> KafkaConsumer:
     )
 
 
+def passed(topic: str, heads: Mapping[int, int], *, witnessed: Mapping[int, int], kafka: str) -> dict[int, int]:
+    """How far behind the next offset to read of each partition there is no message, up to the last stable offset.
+
+    Only partitions where that is further than `heads` are in it. For what Kafka has removed, `witnessed` stands: up to where
+    a query has read all that was committed, and written it.
+
+    Raises
+    ------
+    kafka.errors.KafkaError
+        When Kafka can't tell.
+    """
+    found = {}
+    with closing(_consumer(kafka)) as consumer:
+        places = {number: TopicPartition(topic, number) for number in heads}
+        earliest = consumer.beginning_offsets(list(places.values()), timeout_ms=PATIENCE_SECONDS * 1000)
+        stable = consumer.end_offsets(list(places.values()), timeout_ms=PATIENCE_SECONDS * 1000)
+        for number, place in places.items():
+            start = max(heads[number], min(earliest[place], witnessed.get(number, 0)))
+            if start >= earliest[place]:
+                start = next(_committed(consumer, place, start, stable[place]), max(start, stable[place]))
+            found[number] = start
+    return {number: offset for number, offset in found.items() if offset > heads[number]}
+
+
 def _start(consumer: KafkaConsumer, place: TopicPartition, reading: Reading) -> int:
     earliest = consumer.beginning_offsets([place], timeout_ms=PATIENCE_SECONDS * 1000)[place]
     start = min(earliest, int(reading.offsets[0])) if reading.head is None else reading.head
     if window := reading.window(start):
-        where = f"{place.topic}: partition {place.partition}"
         if earliest > window[0]:
-            raise DataLoss(f"{where}: offsets {window[0]} to {earliest - 1} are gone from Kafka and were never stored")
-        unread = np.setdiff1d(_committed(consumer, place, *window), reading.offsets)
+            raise DataLoss(gone(place.topic, place.partition, window[0], earliest))
+        unread = np.setdiff1d(list(_committed(consumer, place, window[0], window[1] + 1)), reading.offsets)
         if len(unread):
             raise OffsetGap(
-                f"{where}: {len(unread)} messages from offset {unread[0]} to {unread[-1]} were not read, and Kafka has "
-                "them; nothing of this batch was written"
+                f"{place.topic}: partition {place.partition}: {len(unread)} messages from offset {unread[0]} to "
+                f"{unread[-1]} were not read, and Kafka has them; nothing of this batch was written"
             )
     return start
 
 
-def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, last: int) -> list[int]:
-    """The offsets of the committed messages from `first` on, `last` and some after it included."""
+def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, end: int) -> Iterator[int]:
+    """The offsets of the committed messages from `first` up to `end`, which are all below the last stable offset."""
     consumer.assign([place])
     consumer.seek(place, first)
-    offsets: list[int] = []
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not offsets or offsets[-1] < last:
-        if records := consumer.poll(timeout_ms=500).get(place):
-            offsets += [record.offset for record in records]
-            deadline = time.monotonic() + PATIENCE_SECONDS
+    at, deadline = first, time.monotonic() + PATIENCE_SECONDS
+    while at < end:
+        for record in consumer.poll(timeout_ms=100).get(place, []):
+            if record.offset < end:
+                yield record.offset
+        # markers and aborted messages bring no records, but move the position
+        came = consumer.position(place, timeout_ms=PATIENCE_SECONDS * 1000)
+        if came > at:
+            at, deadline = came, time.monotonic() + PATIENCE_SECONDS
         elif time.monotonic() > deadline:
-            raise KafkaTimeoutError(f"{place.topic}: Kafka doesn't bring offset {last} of partition {place.partition}")
-    return [offset for offset in offsets if offset <= last]
+            raise KafkaTimeoutError(f"{place.topic}: Kafka doesn't bring offset {at} of partition {place.partition}")

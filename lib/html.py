@@ -14,12 +14,14 @@ from typing import Any
 
 import nbformat
 import plotly
-import yaml
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from lib import front_matter
+from lib.causes import ENDED_EARLY
 from lib.page import TEMPLATES, duration, instant, write_whole
+from lib.plain import headline
 from lib.sanitize import clean
 
 CHART = "application/vnd.plotly.v1+json"
@@ -34,7 +36,7 @@ def render(notebook: Path, html: Path, *, assets: Path, error: str | None = None
     Parameters
     ----------
     notebook
-        `runs/<folder>/<name>/<run_date>/<run_id>.ipynb`; the job, its day and its run id are read off that path.
+        `runs/<job>/<run_date>/<run_id>.ipynb`; the job, its day and its run id are read off that path.
     html
         The report; its links are relative to where it stands.
     assets
@@ -45,7 +47,11 @@ def render(notebook: Path, html: Path, *, assets: Path, error: str | None = None
     """
     node = nbformat.read(notebook, as_version=4)
     problem = _problem(node, error)
-    report = _facts(node, notebook) | _cells(node, failed=problem is not None) | {"problem": problem}
+    report = (
+        _facts(node, notebook.resolve().relative_to(assets.resolve().parent))
+        | _cells(node, failed=problem is not None)
+        | {"problem": problem}
+    )
     report["root"] = _root(html, assets)
     report["plotly"] = PLOTLY_JS
     report["script"] = SCRIPT
@@ -64,6 +70,8 @@ def publish_latest(html: Path, latest: Path, *, assets: Path) -> None:
 
 def _problem(node: NotebookNode, error: str | None) -> dict[str, str] | None:
     for output in _outputs(node):
+        if ends_early(output):
+            return {"name": "The run ended early", "text": error or ENDED_EARLY}
         if output.output_type == "error":
             return {"name": output.ename, "text": output.evalue}
     return {"name": "The run didn't finish", "text": error} if error else None
@@ -84,20 +92,20 @@ def _copy_plotly(assets: Path) -> None:
     aside.replace(target)
 
 
-def _facts(node: NotebookNode, notebook: Path) -> dict[str, Any]:
-    """What the report says of the run itself."""
-    folder, name, run_date = notebook.resolve().parts[-4:-1]
+def _facts(node: NotebookNode, place: Path) -> dict[str, Any]:
+    """What the report says of the run itself; `place` is that of its notebook in the folder of runs."""
+    *job, run_date, _ = place.parts
     run = node.metadata.get("papermill", {})
     front = next((cell.source for cell in node.cells if cell.cell_type == "raw" and "job" in _tags(cell)), "")
     return {
-        "job": f"{folder}/{name}",
+        "job": "/".join(job),
         "run_date": run_date,
-        "run_id": notebook.stem,
-        "front": yaml.safe_load(front.strip().strip("-")) or {},
+        "run_id": place.stem,
+        "front": front_matter.read(front)[0],
         "parameters": {key: value for key, value in run.get("parameters", {}).items() if value not in ("", None)},
         "started": instant(_when(run.get("start_time"))),
         "took": duration(run.get("duration")),
-        "headline": next((_headline(output) for output in _outputs(node) if _headline(output)), []),
+        "headline": next((found for output in _outputs(node) if (found := _headline(output))), []),
     }
 
 
@@ -106,9 +114,9 @@ def _when(text: str | None) -> datetime | None:
     return when.replace(tzinfo=UTC) if when and when.tzinfo is None else when
 
 
-def _headline(output: NotebookNode) -> list[list[str]]:
+def _headline(output: NotebookNode) -> list[tuple[str, str]]:
     scrap = output.get("data", {}).get("application/scrapbook.scrap.json+json", {})
-    return scrap["data"] if scrap.get("name") == "headline" else []
+    return headline({scrap.get("name"): scrap.get("data")})
 
 
 def _cells(node: NotebookNode, *, failed: bool) -> dict[str, Any]:
@@ -152,6 +160,11 @@ def _is_shown(output: NotebookNode, *, failed: bool) -> bool:
     if output.output_type == "error":
         return True
     return output.metadata.get("globalmart") != "headline" and any(mime in output.data for mime in SHOWN)
+
+
+def ends_early(output: NotebookNode) -> bool:
+    """Whether a cell has ended the run by `sys.exit`, `exit` or a SystemExit of its own."""
+    return bool(output.output_type == "error" and output.ename == "SystemExit")
 
 
 def _outputs(node: NotebookNode) -> Iterator[NotebookNode]:

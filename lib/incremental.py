@@ -4,6 +4,7 @@ A cycle fixes one cut, the last ledger batch of each realtime table that it read
 watermark to the cut of its cycle, and never asks the clock.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -177,21 +178,23 @@ def find_cut(cursor: Cursor, cut: int, run_date: str = "") -> Cut:
     return found[0]
 
 
-def at_most(cursor: Cursor, cut: Cut, jobs: Sequence[str]) -> Cut:
-    """The cut, or the earliest of the watermarks of `jobs` where that lies before it.
+def at_most(cursor: Cursor, cut: Cut, jobs: Sequence[str]) -> tuple[Cut, list[str]]:
+    """The cut, or the earliest of the watermarks of `jobs` where that lies before it; and the jobs that are no further.
 
     Raises
     ------
     LookupError
         When one of the jobs has loaded nothing yet.
     """
+    loaded: dict[str, Cut] = {}
     for job in jobs:
-        loaded = watermark(cursor, job)
-        if loaded is None:
+        mark = watermark(cursor, job)
+        if mark is None:
             raise LookupError(f"{job} has loaded nothing yet: `schedule.py run {job}` first")
-        if not cut.cut_id or loaded.cut_id < cut.cut_id:
-            cut = loaded
-    return cut
+        loaded[job] = mark
+    earliest = min([cut, *loaded.values()], key=lambda each: each.cut_id or math.inf)
+    holding = [job for job, mark in loaded.items() if earliest is not cut and mark.cut_id == earliest.cut_id]
+    return earliest, holding if earliest.cut_id != cut.cut_id else []
 
 
 def watermark(cursor: Cursor, job: str) -> Cut | None:

@@ -2,7 +2,9 @@
 
 import difflib
 import graphlib
+import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,11 +13,18 @@ from pathlib import Path
 from lib import cells, front_matter
 from lib.cells import Parameter
 from lib.front_matter import SCHEDULES
+from lib.plain import one_line
 
 DAILY = "0 2 * * *"
 MARKERS = ("<!-- jobs: made by `schedule.py list --markdown` -->", "<!-- /jobs -->")
 
 JOB_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+LONGEST_NAME = 150
+"""It is in the names of the run's files, which have at most 255 bytes."""
+RESERVED = ("assets", "index.html", "latest", "rebuild")
+"""What stands in `runs/` beside the folders of jobs."""
+SETTLED_NS = 2_000_000_000
+"""A file that has changed so short a time ago may change again without a sign, since clocks tick in milliseconds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +36,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.notebook}: {f'cell {self.cell}: ' if self.cell else ''}{self.message}"
+        return one_line(f"{self.notebook}: {f'cell {self.cell}: ' if self.cell else ''}{self.message}")
 
 
 class JobError(ValueError):
@@ -68,6 +77,9 @@ class Job:
         return self.name.rpartition("/")[2]
 
 
+Parsed = tuple[Job | None, list[Problem]]
+
+
 def discover(folder: Path) -> list[Job]:
     """All jobs under `folder`, in the order of what they read and write.
 
@@ -83,18 +95,31 @@ def discover(folder: Path) -> list[Job]:
 
 
 def scan(folder: Path) -> tuple[list[Job], list[Problem]]:
-    """The jobs under `folder` that can run, in order, and what is wrong with the others; explorations are neither."""
+    """The jobs under `folder` that can run, in order, and what is wrong with the others; explorations that can be read are
+    neither. Raises nothing, whatever stands there."""
     jobs: list[Job] = []
     problems: list[Problem] = []
-    for path in cells.find_notebooks(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        job, found = parse(name, path)
+
+    def unread(place: Path, error: OSError) -> None:
+        name = place.relative_to(folder).as_posix()
+        problems.append(Problem(name, 0, f"the folder {cells.why_unreadable(error)}"))
+
+    for path in cells.find_notebooks(folder, unread):
+        job, found = parse(name_of(path, folder), path)
         problems += found
         jobs += [job] if job else []
     for find in (_written_twice, _in_a_circle):
         problems += (found := find(jobs))
         jobs = [job for job in jobs if job.name not in {problem.notebook for problem in found}]
     return order(jobs), problems
+
+
+def broken_lines(problems: Iterable[Problem]) -> list[str]:
+    """What is wrong, in one line for each notebook."""
+    by_notebook: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_notebook.setdefault(problem.notebook, []).append(problem)
+    return [str(found[0]) + f" (and {len(found) - 1} more)" * (len(found) > 1) for found in by_notebook.values()]
 
 
 def _written_twice(jobs: Sequence[Job]) -> list[Problem]:
@@ -120,12 +145,46 @@ def _in_a_circle(jobs: Sequence[Job]) -> list[Problem]:
     return [Problem(name, 1, f"reads what depends on its own table: {' and '.join(circle)}") for name in circle]
 
 
-def parse(name: str, path: Path) -> tuple[Job | None, list[Problem]]:
-    """The job that the notebook at `path` is; no job and no problem when it has no cell tagged `job`."""
+def name_of(path: Path, folder: Path) -> str:
+    """The name of a notebook under `folder`."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+_parsed: dict[tuple[str, Path], tuple[tuple[int, ...], Parsed]] = {}
+"""What the notebooks were when they were last read, and the marks of their files by which a change is seen."""
+
+
+def parse(name: str, path: Path) -> Parsed:
+    """The job that the notebook at `path` is, or what is wrong with it; neither when it has no cell tagged `job`, or is
+    gone. Raises nothing. A file that hasn't changed isn't read again: a scheduler looks every few seconds."""
+    marks = _marks(path)
+    if marks and (known := _parsed.get((name, path))) and known[0] == marks:
+        return known[1]
+    lasts = True
     try:
-        content = cells.read_cells(path)
-    except ValueError as error:
-        return None, [Problem(name, 0, f"can't be read: {error}")]
+        found = _parse(name, path)
+    except Exception as error:
+        # A notebook is foreign: whatever reading it raises is said of this one, and is nothing to any other. No list of
+        # exceptions would be complete.
+        if isinstance(error, OSError) and not os.path.lexists(path):
+            return None, []
+        found = None, [Problem(name, 0, cells.why_unreadable(error))]
+        lasts = isinstance(error, ValueError | RecursionError)  # what is wrong with the disk may pass
+    if lasts and marks and marks[0] < time.time_ns() - SETTLED_NS:
+        _parsed[name, path] = marks, found
+    return found
+
+
+def _marks(path: Path) -> tuple[int, ...]:
+    try:
+        now = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return now.st_ctime_ns, now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev
+
+
+def _parse(name: str, path: Path) -> Parsed:
+    content = cells.read_cells(path)
     tagged = [number for number, cell in enumerate(content, start=1) if "job" in cell.tags]
     if not tagged:
         return None, []
@@ -134,6 +193,12 @@ def parse(name: str, path: Path) -> tuple[Job | None, list[Problem]]:
     values, messages = front_matter.read(content[0].source)
     if not JOB_NAME.fullmatch(name):
         messages.append("the name of a job's notebook holds only letters, digits, `_`, `-` and `.`")
+    if len(name) > LONGEST_NAME:
+        messages.append(f"the name of a job's notebook has at most {LONGEST_NAME} characters, folders included")
+    if name.partition("/")[0] in RESERVED:
+        messages.append(
+            f"`runs/{name.partition('/')[0]}` is another thing: give the notebook or its folder another name"
+        )
     problems = [Problem(name, 1, message) for message in messages]
     declared: dict[str, Parameter] = {}
     for number, cell in enumerate(content, start=1):

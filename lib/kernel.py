@@ -12,16 +12,21 @@ from typing import Any
 
 # What notebooks import; loading it takes two seconds, which each run would pay otherwise.
 import aiosql  # noqa: F401
+import cronsim  # noqa: F401
 import pandas as pd
 import plotly.express as px
 import psycopg2.extras  # noqa: F401
 import pyspark.sql.connect.session
 import pyspark.sql.functions  # noqa: F401
 import scrapbook  # noqa: F401
+import yaml  # noqa: F401
 from ipykernel.kernelapp import IPKernelApp
+from IPython.core.autocall import IPyAutocall
 from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.jsonutil import json_default
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_client.session import json_packer
 
 # The first figure of a process loads more of plotly than importing it does.
 px.bar(pd.DataFrame({"x": [1], "y": [1]}), x="x", y="y").to_json()
@@ -73,6 +78,16 @@ class Kernel:
         self.send_signal(signal.SIGKILL)
 
 
+class Exit(IPyAutocall):
+    """`exit` and `quit` as Python's own: IPython's end the kernel behind the back of who executes the notebook."""
+
+    rewrite = False
+
+    def __call__(self, *code: object) -> None:
+        """End the run here."""
+        raise SystemExit(*code)
+
+
 class Manager(AsyncKernelManager):  # type: ignore[misc]  # jupyter_client has no types
     """Starts the kernel that stands by instead of a new process."""
 
@@ -122,6 +137,14 @@ def _serve(asks: int) -> None:
     os._exit(0)
 
 
+def _pack(message: Any) -> bytes:
+    """A message as the session packs it; half of a surrogate pair, at which it would fail, as JSON's escape."""
+    try:
+        return bytes(json_packer(message))
+    except UnicodeEncodeError:
+        return json.dumps(message, default=json_default).encode()
+
+
 def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(env)
@@ -130,6 +153,8 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
         del sys.modules[name]
     app = IPKernelApp.instance()
     app.initialize(argv)  # type: ignore[no-untyped-call]
+    app.shell.user_ns.update(exit=Exit(app.shell), quit=Exit(app.shell))  # type: ignore[union-attr, no-untyped-call]
+    app.session.pack = _pack
     app.start()  # type: ignore[no-untyped-call]
     # its clean-up sometimes joins a thread that waits for it, and with the process everything is gone anyway
     atexit.unregister(app.close)

@@ -11,6 +11,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import RealDictCursor
 
+from lib.sink import following
+
 COUNTS = ("rows_in", "rows_written", "duplicates", "conflicts")
 
 INTERVALS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -33,17 +35,22 @@ class Totals:
     """Commits by the upper bound of the time since the one before, in seconds."""
     interval_seconds: float = 0
     committed_at: float | None = None
-    """Of the last batch, in seconds since 1970."""
+    """Of the last batch that a saver wrote, in seconds since 1970."""
     end_offsets: dict[int, int] = field(default_factory=dict)
+    """The next offset to read of each partition."""
     schema_changes: int = 0
+    held_events: int = 0
     heartbeat: float | None = None
     """When the last sign of life was, by this machine's monotonic clock."""
 
 
 HEADS = """
-select h.source_table, h.last_batch, h.end_offsets,
+select h.source_table, h.last_batch, h.end_offsets, h.passed_offsets,
     extract(epoch from clock_timestamp() - h.heartbeat_at)::float as heartbeat_age,
-    (select count(*) from ops.schema_changes c where c.source_table = h.source_table) as schema_changes
+    (select count(*) from ops.schema_changes c where c.source_table = h.source_table) as schema_changes,
+    (
+        select count(*) from ops.held_events e where e.source_table = h.source_table and e.released_batch is null
+    ) as held_events
 from ops.ingest_heads h
 """
 
@@ -52,7 +59,8 @@ NEW = "source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch
 
 SUMS = f"""
 select {", ".join(f"sum({name})::bigint as {name}" for name in COUNTS)},
-    sum(latency_seconds) as latency_seconds, extract(epoch from max(committed_at))::float as committed_at
+    sum(latency_seconds) as latency_seconds,
+    extract(epoch from max(committed_at) filter (where rows_in > 0))::float as committed_at
 from ops.ingest_batches where {NEW} having count(*) > 0
 """
 
@@ -96,8 +104,12 @@ def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, T
             now[table] = known = _begin(cursor, totals.get(table), table, head["last_batch"])
             if known.batch < head["last_batch"]:
                 _add_new(cursor, known, table, head["last_batch"])
-            known.end_offsets = {int(partition): offset for partition, offset in head["end_offsets"].items()}
+            passed = head["passed_offsets"]
+            known.end_offsets = {
+                int(partition): following(end, passed.get(partition)) for partition, end in head["end_offsets"].items()
+            }
             known.schema_changes = head["schema_changes"]
+            known.held_events = head["held_events"]
             known.heartbeat = None if head["heartbeat_age"] is None else asked - head["heartbeat_age"]
     return now
 
@@ -117,7 +129,7 @@ def _add_new(cursor: Cursor, totals: Totals, table: str, last: int) -> None:
     for row in _rows(cursor):
         totals.counts.update({name: row[name] for name in COUNTS})
         totals.latency_seconds += row["latency_seconds"]
-        totals.committed_at = row["committed_at"]
+        totals.committed_at = row["committed_at"] or totals.committed_at
     cursor.execute(LATENCIES, new)
     for row in _rows(cursor):
         totals.latencies[float(row["bound"])] += row["events"]

@@ -12,6 +12,7 @@ from psycopg2.extensions import connection as Connection
 from rich.table import Table
 from rich.text import Text
 
+from lib.plain import printable
 from lib.settings import TOPICS
 from lib.terminal import FAILED, clear_errors, complain, output, refuse
 
@@ -55,7 +56,7 @@ def list_letters(
     for row in found:
         counts = (f"{row['messages']:,}", f"{row['waiting']:,}")
         times = (f"{row['oldest']:%Y-%m-%d %H:%M:%S}", f"{row['newest']:%Y-%m-%d %H:%M:%S}")
-        example = Text(f"{row['example_id']}: {letters.printable(row['example'])}")
+        example = Text(f"{row['example_id']}: {printable(row['example'])}")
         shown.add_row(row["source_table"], Text(row["reason"]), *counts, *times, example)
     output.print(shown)
 
@@ -129,7 +130,7 @@ def realtime() -> Iterator[Connection]:
 
 def described(letter: "Letter") -> Iterator[str]:
     """A letter in lines for people."""
-    from lib.letters import printable, readable
+    from lib.letters import readable
 
     yield f"letter {letter.dead_letter_id}, of {letter.source_table}"
     yield f"  place     {letter.topic}, partition {letter.kafka_partition}, offset {letter.kafka_offset}"
@@ -149,8 +150,6 @@ def described(letter: "Letter") -> Iterator[str]:
 
 def fate(outcome: "Outcome") -> str:
     """What became of a letter, in a line."""
-    from lib.letters import printable
-
     letter = outcome.letter
     if outcome.left:
         return f"letter {letter.dead_letter_id} is left: {printable(outcome.left)}"

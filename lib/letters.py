@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import RealDictCursor
 
 from lib.decode import Dead, decode
+from lib.plain import printable
 from lib.schemas import CONTRACTS
 from lib.settings import settings
 
@@ -159,14 +160,6 @@ def replay(
 def readable(payload: bytes) -> str:
     """A payload as text that can't harm a terminal: escaped are bytes that aren't UTF-8, and what isn't printed."""
     return printable(payload.decode("utf-8", "backslashreplace"), keep="\n\t")
-
-
-def printable(text: str, keep: str = "") -> str:
-    """The text with every character escaped that a terminal would act on instead of showing it."""
-    return "".join(
-        character if character.isprintable() or character in keep else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 # --- choosing

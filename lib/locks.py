@@ -11,11 +11,15 @@ from threading import Event
 
 from psycopg2 import Error
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from lib import registry
 
 SPACE = "globalmart"
 POLL_SECONDS = 0.5
+
+LOADS = "a load"
+"""The lock that loads share as long as they are at work, if they publish."""
 
 
 class LockHeld(Exception):
@@ -58,6 +62,14 @@ def acquire(
             say(f"waiting up to {wait / 60:.0f} min: {name} is at work already: {holder}")
         (stop or Event()).wait(POLL_SECONDS)
     return connection
+
+
+def share(cursor: Cursor, name: str, holder: str) -> None:
+    """Share the lock `name` with others until the cursor's connection is closed; `holder` is what others read of it."""
+    cursor.execute(
+        "select set_config('application_name', %s, false), pg_advisory_lock_shared(hashtext(%s), hashtext(%s))",
+        [f"{holder}, pid {os.getpid()}"[:63], SPACE, name],
+    )
 
 
 def is_alive(connection: Connection) -> bool:

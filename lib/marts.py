@@ -4,9 +4,6 @@ from pyspark.sql import DataFrame
 
 from lib.warehouse import Load, read_warehouse
 
-FACT_JOBS = ("etl/fact_sales", "etl/fact_product_views", "etl/fact_cart_events")
-"""Analytics never read past these jobs' watermarks."""
-
 TOTAL = "All"
 """The category of the total."""
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import socket
 import sys
 import threading
 import time
@@ -12,24 +11,24 @@ from contextlib import closing
 from typing import Generic, Protocol, TypeVar
 
 import psycopg2
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from psycopg2.extensions import connection as Connection
 
-from lib import ledger
+from lib import brokers, ledger, servers
+from lib.backlog import Span, held
 from lib.ledger import Totals
-from lib.settings import TOPICS, Settings, settings
+from lib.settings import TOPICS, Settings, required
 from lib.sink import LATENCY_SECONDS
 
 ANSWER_SECONDS = 3
 """How long a part may take to answer: Prometheus gives a scrape ten seconds."""
 
-Offsets = dict[str, dict[int, tuple[int, int]]]
-"""First and next offset of each partition of each table's topic."""
+Offsets = dict[str, dict[int, Span]]
+"""What Kafka holds of each partition of each table's topic."""
 
 log = logging.getLogger("metrics")
 
@@ -116,32 +115,18 @@ class Exporter(Collector):
 
 
 def _connect(config: Settings) -> Connection:
-    return psycopg2.connect(
-        config.dsn("realtime"), connect_timeout=ANSWER_SECONDS, application_name="metrics", options="-c timezone=UTC"
-    )
+    return servers.connect(config.address("realtime"), timeout=ANSWER_SECONDS, application_name="metrics")
 
 
 def _kafka_client(config: Settings) -> KafkaAdminClient:
-    host, _, port = config.kafka_bootstrap.split(",")[0].rpartition(":")
-    # the client leaks a socket for each refused connection
-    socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    address = brokers.reach(config.kafka_bootstrap, seconds=ANSWER_SECONDS)
     wait = {f"{name}_timeout_ms": ANSWER_SECONDS * 1000 for name in ("bootstrap", "request")}
-    return KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap.split(","), **wait)
+    return KafkaAdminClient(bootstrap_servers=address, **wait)
 
 
 def _offsets(client: KafkaAdminClient) -> Offsets:
-    topics = {topic["name"]: topic["partitions"] for topic in client.describe_topics(list(TOPICS.values()))}
-    places = [
-        TopicPartition(topic, partition["partition_index"]) for topic, found in topics.items() for partition in found
-    ]
-    first, following = (
-        {place: found.offset for place, found in client.list_partition_offsets(dict.fromkeys(places, spec)).items()}
-        for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
-    )
-    return {
-        table: {place.partition: (first[place], following[place]) for place in places if place.topic == topic}
-        for table, topic in TOPICS.items()
-    }
+    found = held(client, list(TOPICS.values()))
+    return {table: found[topic] for table, topic in TOPICS.items()}
 
 
 # --- the families
@@ -209,32 +194,42 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
         "Messages in Kafka that aren't in the realtime database yet; below 0: the topic was made anew.",
         labels=["table", "partition"],
     )
+    waiting = GaugeMetricFamily(
+        "globalmart_ingest_open_messages",
+        "Messages in Kafka that can't be read before a transaction ends.",
+        labels=["table", "partition"],
+    )
+    held_events = GaugeMetricFamily(
+        "globalmart_ingest_held_events",
+        "Stored events that loads go on without, until they are released.",
+        labels=["table"],
+    )
     for table, known in totals.items():
+        held_events.add_metric([table], known.held_events)
         if known.committed_at is not None:
             committed.add_metric([table], known.committed_at)
         if known.heartbeat is not None:
             heartbeat.add_metric([table], time.monotonic() - known.heartbeat)
-        for partition, (first, following) in sorted(offsets.get(table, {}).items()):
-            lag.add_metric([table, str(partition)], following - known.end_offsets.get(partition, first))
-    return [committed, heartbeat, lag]
+        for partition, span in sorted(offsets.get(table, {}).items()):
+            lag.add_metric([table, str(partition)], span.stable - known.end_offsets.get(partition, span.earliest))
+            waiting.add_metric([table, str(partition)], span.end - span.stable)
+    return [committed, heartbeat, lag, waiting, held_events]
 
 
 def main() -> None:
     """Answer scrapes until the process is ended."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
-    port = settings().metrics_port
-    with closing(Exporter(settings())) as exporter:
-        # the whole ledger is read once, now, so that the first scrape needn't wait for it
-        exporter.collect()
-        registry = CollectorRegistry()
+    config = required()
+    with closing(Exporter(config)) as exporter:
+        # asking for the names, by which a scrape may choose, reads the whole ledger once: the first one needn't wait for it
+        registry = CollectorRegistry(auto_describe=True)
         registry.register(exporter)
         try:
-            _, server = start_http_server(port, addr="127.0.0.1", registry=registry)
+            _, server = start_http_server(config.metrics_port, addr="127.0.0.1", registry=registry)
         except OSError as error:
-            sys.exit(
-                f"globalmart: metrics can't listen on port {port} ({error.strerror}): free it, or set GM_METRICS_PORT"
-            )
+            port = f"port {config.metrics_port} ({error.strerror})"
+            sys.exit(f"globalmart: metrics can't listen on {port}: free it, or set GM_METRICS_PORT")
         server.join()
 
 

@@ -7,6 +7,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
+from lib import servers
 from lib.settings import ROOT, Settings
 
 ROLE = {"realtime": "globalmart_saver", "warehouse": "globalmart_etl"}
@@ -38,7 +39,7 @@ def migrate(config: Settings, database: str, folder: Path | None = None) -> list
         When an applied file was changed or is gone, or a file fails (then nothing of it is applied).
     """
     files = sorted((folder or ROOT / "sql" / database).glob("*.sql"))
-    connection = psycopg2.connect(config.dsn(database, admin=True))
+    connection = servers.connect(config.address(database, admin=True))
     applied = []
     try:
         with connection, connection.cursor() as cursor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lib.gallery import Entry, gallery
 from lib.jobs import Job, scan
+from lib.plain import headline
 from lib.registry import Row
 from lib.settings import settings
 
@@ -25,7 +26,7 @@ def _entry(job: Job, last: Row | None, good: Row | None) -> Entry:
             "finished_at": good.finished_at,
             "seconds": (good.finished_at - good.started_at).total_seconds() if good.finished_at else None,
             "report": f"latest/{job.name}.html",
-            "headline": (good.numbers or {}).get("headline") or {},
+            "headline": headline(good.numbers or {}),
         }
     failed = last.report if last and last.status in ("failed", "killed") else None
     return Entry(

@@ -12,7 +12,8 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        # half of a surrogate pair, which no file can hold, is escaped
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

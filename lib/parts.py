@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lib import postgres
-from lib.settings import ROOT, Settings, settings
+from lib.settings import ROOT, Settings, required
 
 KAFKA = {
     "process.roles": "broker,controller",
@@ -188,7 +188,7 @@ def main() -> None:
     """Become the program that the command line names."""
     name = sys.argv[1]
     os.nice(NICENESS.get(name, 0))
-    command = PROGRAMS[name][1](settings())
+    command = PROGRAMS[name][1](required())
     if name in ("realtime", "warehouse"):
         os.chdir("/")
         postgres.drop_privileges()

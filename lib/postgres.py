@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
+from lib import servers
 from lib.settings import ROOT, Settings
 
 TUNING = {
@@ -114,8 +114,7 @@ def drop_privileges() -> None:
 def ensure_database(settings: Settings, database: str) -> None:
     """Make the login role of the jobs and the database, with the passwords of `.env`; harmless when they exist."""
     password = getattr(settings, f"{database}_password").get_secret_value()
-    server = settings.dsn(database, admin=True).rsplit("/", 1)[0] + "/postgres"
-    connection = psycopg2.connect(server, connect_timeout=5)
+    connection = servers.connect(settings.address(database, admin=True), timeout=5, dbname="postgres")
     try:
         connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:

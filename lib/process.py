@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -42,7 +42,7 @@ class Assignment:
     assets: Path
     runtime: Path
     parameters: Mapping[str, Any]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
 
     @property
     def log(self) -> Path:

@@ -1,5 +1,6 @@
 """What people see of runs at work: a live line per job on a terminal, a line at start and end elsewhere."""
 
+import contextlib
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from lib.plain import headline, one_line
 from lib.runs import Run
 
 COLOURS = {"done": "green", "failed": "bold red", "killed": "bold red", "skipped": "yellow", "running": "cyan"}
@@ -50,7 +52,8 @@ class Board:
 
     def say(self, line: Text | str) -> None:
         """Print a line above the jobs at work."""
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+        with contextlib.suppress(OSError):  # nobody looks any more, which is nothing to the runs
+            self.console.print(line, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
@@ -69,13 +72,13 @@ def end_line(run: Run) -> Text:
         f"{run.job.name:30}",
         seconds,
         "  ",
-        (f"{run.run_id} " if run.status == "running" else "") + (run.error or summary(run.numbers)),
+        (f"{run.run_id} " if run.status == "running" else "") + one_line(run.error or summary(run.numbers)),
     )
 
 
 def summary(numbers: dict[str, Any]) -> str:
     """The few numbers of a run that a line has room for: its headline, or the first ones that it glued."""
-    if headline := numbers.get("headline"):
-        return "  ".join(f"{label} {text}" for label, text in headline[:NUMBERS_SHOWN])
+    if figures := headline(numbers):
+        return one_line("  ".join(f"{label} {text}" for label, text in figures[:NUMBERS_SHOWN]))
     plain = [(name, value) for name, value in numbers.items() if isinstance(value, int | float)]
-    return "  ".join(f"{name} {value:,}" for name, value in plain[:NUMBERS_SHOWN])
+    return one_line("  ".join(f"{name} {value:,}" for name, value in plain[:NUMBERS_SHOWN]))

@@ -5,7 +5,7 @@ load, and nothing of it is committed. Rules of the realtime database cover the e
 soft: they show in the report and in `ops.data_quality`, and stop nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json, execute_values
 
-from lib import database, report
+from lib import culprits, database, held, report
 from lib.facts import Fact
 from lib.scd2 import Dimension
 from lib.schemas import CONTRACTS
@@ -31,9 +31,12 @@ SEVERITY: dict[str, Severity] = {"warehouse": "hard", "realtime": "soft"}
 EXAMPLES = 3
 """Rows that are kept of those that break a rule."""
 
+LOOKED_AT = 1000
+"""Rows that are looked at for the events that they are about, where a broken rule ends the load."""
+
 _FIND = (
     "with {scope}, failed as materialized ({rule}) select count(*),"
-    " (select coalesce(jsonb_agg(found), '[]') from (select * from failed limit {examples}) as found) from failed"
+    " (select coalesce(jsonb_agg(found), '[]') from (select * from failed limit {most}) as found) from failed"
 )
 
 
@@ -53,11 +56,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """How many rows break a rule, and a few of them."""
+    """How many rows break a rule, and some of them; of a hard rule so many that the events can be told."""
 
     rule: Rule
     rows: int
-    examples: list[dict[str, Any]]
+    found: list[dict[str, Any]]
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        """A few of the rows, for people."""
+        return self.found[:EXAMPLES]
 
     def __str__(self) -> str:
         counted = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
@@ -85,7 +93,15 @@ def check_dimension(load: Load, dimension: Dimension, staged: str) -> None:
 
     As `check`, which see.
     """
-    _conclude(load, dimension.table, about_dimension(load, dimension, staged))
+    with closing(database.connect("realtime")) as realtime:
+        holds = about_held(realtime, load, list(CONTRACTS))
+    (key,) = dimension.key
+
+    def culprits_of(broken: Sequence[Finding]) -> dict[str, list[str]]:
+        keys = {row["key"] for finding in broken for row in finding.found if row.get("key")}
+        return culprits.of_keys(load, key, sorted(keys)) if keys else {}
+
+    _conclude(load, dimension.table, [*about_dimension(load, dimension, staged), *holds], culprits_of)
 
 
 def check_fact(load: Load, fact: Fact, read_rows: int) -> None:
@@ -94,9 +110,19 @@ def check_fact(load: Load, fact: Fact, read_rows: int) -> None:
     As `check`, which see.
     """
     with closing(database.connect("realtime")) as realtime:
-        ledger_rows = _ledger_rows(realtime, load, fact)
+        sums = held.sums(realtime, load, fact.source)
         events = about_events(realtime, load, fact)
-    _conclude(load, fact.table, [*about_fact(load, fact, read_rows, ledger_rows), *events])
+    if sums.held or sums.released:
+        shown = {"in the ledger": sums.in_ledger, "held": sums.held, "released": sums.released, "read": sums.expected}
+        report.table(pd.DataFrame([shown]), caption=f"Events of {fact.source} in the batches of this load")
+
+    def culprits_of(broken: Sequence[Finding]) -> dict[str, list[str]]:
+        told = [culprits.of_examples(fact, finding.found) for finding in broken]
+        counted = [] if all(told) else culprits.missing(load, fact)
+        return {fact.source: list(dict.fromkeys(event for events in [*told, counted] for event in events))}
+
+    findings = [*about_fact(load, fact, read_rows, sums.expected), *events]
+    _conclude(load, fact.table, findings, culprits_of)
 
 
 # --- what the rules find
@@ -127,7 +153,7 @@ def about_dimension(load: Load, dimension: Dimension, staged: str) -> list[Findi
 def about_fact(load: Load, fact: Fact, read_rows: int, ledger_rows: int) -> list[Finding]:
     """What the rules of a fact find among the rows of this load's batches."""
     parameters = _parameters(load) | {"read_rows": read_rows, "ledger_rows": ledger_rows}
-    scope = _loaded(load, fact, fact.table, fact.time, fact.all_columns)
+    scope = _loaded(load, fact, sql.Identifier(fact.table), fact.time, fact.all_columns)
     return find(load.connection, read_rules("warehouse", "facts", fact.table), scope, parameters)
 
 
@@ -140,11 +166,20 @@ def about_events(realtime: Connection, load: Load, fact: Fact) -> list[Finding]:
         "after": after,
         "upto": upto,
         "cut_at": load.query(made, load.cut.cut_id).iloc[0, 0],
+        "job": load.job,
+        "sources": [fact.source],
     }
     contract = CONTRACTS[fact.source]
     columns = (*contract.columns, "kafka_partition", "kafka_offset", "ingest_batch_id")
-    scope = _loaded(load, fact, fact.source, contract.time, columns)
+    stored = sql.SQL(held.source(load, fact.source).replace("%", "%%"))
+    scope = _loaded(load, fact, stored, contract.time, columns)
     return find(realtime, read_rules("realtime", "events", fact.source), scope, parameters)
+
+
+def about_held(realtime: Connection, load: Load, sources: Sequence[str]) -> list[Finding]:
+    """What the rule about held events finds in some realtime tables."""
+    rules = [rule for rule in read_rules("realtime", "events") if rule.name == "nothing_held"]
+    return find(realtime, rules, sql.SQL("loaded as (select)"), {"job": load.job, "sources": list(sources)})
 
 
 def read_rules(database: str, *files: str) -> list[Rule]:
@@ -166,7 +201,8 @@ def find(
     found = []
     with connection.cursor() as cursor:
         for rule in rules:
-            query = sql.SQL(_FIND).format(scope=scope, rule=sql.SQL(rule.query), examples=sql.Literal(EXAMPLES))
+            most = sql.Literal(LOOKED_AT if rule.severity == "hard" else EXAMPLES)
+            query = sql.SQL(_FIND).format(scope=scope, rule=sql.SQL(rule.query), most=most)
             cursor.execute(query, parameters)
             row = cursor.fetchone()
             assert row is not None
@@ -187,7 +223,7 @@ def _staged(staged: str) -> sql.Composable:
     return sql.SQL("staged as ({})").format(source)
 
 
-def _loaded(load: Load, fact: Fact, table: str, time: str, columns: Iterable[str]) -> sql.Composable:
+def _loaded(load: Load, fact: Fact, table: sql.Composable, time: str, columns: Iterable[str]) -> sql.Composable:
     """The rows of this load's batches. Columns are named: one that an event's field brought may be called like ours."""
     after, upto = map(sql.Literal, load.window.unread(fact.source))
     return sql.SQL(
@@ -196,36 +232,38 @@ def _loaded(load: Load, fact: Fact, table: str, time: str, columns: Iterable[str
     ).format(
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         time=sql.Identifier(time),
-        table=sql.Identifier(table),
+        table=table,
         after=after,
         upto=upto,
     )
 
 
-def _ledger_rows(realtime: Connection, load: Load, fact: Fact) -> int:
-    query = (
-        "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
-        " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
-    )
-    return int(database.frame(realtime, query, [fact.source, *load.window.unread(fact.source)]).iloc[0, 0])
-
-
 # --- what becomes of it
 
 
-def _conclude(load: Load, table: str, findings: Sequence[Finding]) -> None:
-    """Show the findings and, with `publish`, store them: with the load, or on their own when a hard rule ends it."""
+def _conclude(
+    load: Load,
+    table: str,
+    findings: Sequence[Finding],
+    culprits_of: Callable[[Sequence[Finding]], dict[str, list[str]]] = lambda broken: {},
+) -> None:
+    """Show the findings and, with `publish`, store them: with the load, or on their own when a hard rule ends it.
+
+    `culprits_of` gives for broken rules the events that break them, by table, as far as can be told.
+    """
     report.table(_for_people(findings), caption=f"Rules of {table}", limit=len(findings))
     broken = [finding for finding in findings if finding.rows and finding.rule.severity == "hard"]
     if not broken:
         if load.publish:
             _store(load.connection, load.job, findings)
         return
+    events = {source: found for source, found in culprits_of(broken).items() if found}
     load.abandon()
     if load.publish:
         with closing(database.connect("warehouse")) as own, own:
             _store(own, load.job, findings)
-    raise BrokenRule(f"{table} breaks its rules, and the load was rolled back: {'; '.join(map(str, broken))}")
+    why = "; ".join(map(str, broken))
+    raise BrokenRule(culprits.message(f"{table} breaks its rules", f"the load was rolled back: {why}", events))
 
 
 def _store(connection: Connection, job: str, findings: Sequence[Finding]) -> None:

@@ -4,23 +4,21 @@ The jobs' notebooks run as they are; all that differs is the database that their
 """
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from threading import Event
-from urllib.parse import urlsplit
 
-import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
-from lib import cycle, database, incremental, locks, migrate
+from lib import cycle, database, held, incremental, locks, migrate, servers
 from lib.compare import Comparison, compare
 from lib.incremental import Cut
-from lib.jobs import Job, upstream
+from lib.jobs import Job, Problem, upstream
 from lib.registry import Cycle
 from lib.runs import Notify, new_id
 from lib.settings import Settings, overridden, settings
@@ -41,6 +39,8 @@ class Plan:
     snapshots: tuple[Snapshot, ...]
     behind: tuple[str, ...]
     fresh: bool = False
+    holds: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
+    """When events were held, by table and id: what the replayed jobs don't see."""
 
     @property
     def target(self) -> Cut:
@@ -58,7 +58,7 @@ class Work:
     say: Callable[[str], None]
 
 
-def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
+def plan(jobs: Sequence[Job], *, fresh: bool = False, broken: Sequence[Problem] = ()) -> Plan:
     """What a rebuild replays: the stored cuts up to the last one that was loaded; with `fresh` one new cut instead.
 
     Each snapshot is made from the cut that it was last made from; one whose run was forgotten from the last cut of its day,
@@ -67,23 +67,25 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False) -> Plan:
     Raises
     ------
     RebuildError
-        When nothing has been loaded yet.
+        When nothing has been loaded yet, or one of the notebooks that are broken has loaded something.
     """
     with closing(_admin(settings())) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(
-            "select job, cut_id from ops.watermarks where job = any(%s) order by job", [[job.name for job in jobs]]
-        )
-        loaded = dict(cursor.fetchall())
+        cursor.execute("select job, cut_id from ops.watermarks order by job")
+        marks = dict(cursor.fetchall())
+        if missing := [str(problem) for problem in broken if problem.notebook in marks]:
+            raise RebuildError("\n".join(missing))
+        names = {job.name for job in jobs}
+        loaded = {job: cut for job, cut in marks.items() if job in names}
         if not loaded:
             raise RebuildError("nothing has been loaded yet: `schedule.py run` first")
-        last = max(loaded.values())
+        last, holds = max(loaded.values()), held.marks()
         cuts = incremental.cuts_upto(cursor, last)
         snapshots = _snapshots(cursor, [job for job in jobs if job.snapshots], cuts)
         behind = tuple(job for job, cut in loaded.items() if cut < last)
         if not fresh:
-            return Plan(cuts, snapshots, behind)
+            return Plan(cuts, snapshots, behind, holds=holds)
         cut = incremental.numbered(cursor, incremental.next_cut(cursor))
-        return Plan((cut,), tuple((cut.cut_id, day) for _, day in snapshots), behind, fresh=True)
+        return Plan((cut,), tuple((cut.cut_id, day) for _, day in snapshots), behind, fresh=True, holds=holds)
 
 
 def _snapshots(cursor: Cursor, jobs: Sequence[Job], cuts: Sequence[Cut]) -> tuple[Snapshot, ...]:
@@ -138,7 +140,15 @@ def drop() -> None:
 
 
 def catch_up(built: Plan, work: Work) -> Plan:
-    """Replay what the living warehouse has loaded since; the caller holds the lock of its cycles. Returns the new plan."""
+    """Replay what the living warehouse has loaded since; the caller holds the lock of its cycles. Returns the new plan.
+
+    Raises
+    ------
+    RebuildError
+        When events were held since, or a job isn't done.
+    """
+    if held.marks().items() - built.holds.items():
+        raise RebuildError("events were held since the rebuild began, and it may have loaded them: begin it again")
     if built.fresh:
         return built
     now = plan(work.jobs)
@@ -194,11 +204,11 @@ def database_name() -> str:
 def beside() -> AbstractContextManager[Settings]:
     """Settings under which everything goes to the rebuild, its reports to `runs/rebuild/`."""
     config = settings()
-    app, admin = (urlsplit(config.dsn("warehouse", admin=admin)) for admin in (False, True))
+    app, admin = (make_dsn(config.dsn("warehouse", admin=admin), dbname=database_name()) for admin in (False, True))
     return overridden(
         GM_EMBEDDED=",".join(part for part in config.parts if part != "warehouse") or ",",
-        GM_WAREHOUSE_DSN=app._replace(path=f"/{database_name()}").geturl(),
-        GM_WAREHOUSE_ADMIN_DSN=admin._replace(path=f"/{database_name()}").geturl(),
+        GM_WAREHOUSE_DSN=app,
+        GM_WAREHOUSE_ADMIN_DSN=admin,
         GM_RUNS_DIR=str(config.runs_dir / "rebuild"),
     )
 
@@ -218,7 +228,7 @@ def living_lock(work: Work) -> AbstractContextManager[Connection]:
 
 
 def _admin(config: Settings) -> Connection:
-    return psycopg2.connect(config.dsn("warehouse", admin=True), connect_timeout=10, options="-c timezone=UTC")
+    return servers.connect(config.address("warehouse", admin=True))
 
 
 def _autocommit(config: Settings) -> Connection:

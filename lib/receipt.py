@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
@@ -48,10 +48,21 @@ class Receipt:
     latency: dict[str, float | None]
     live_events: int
     stored_rows: int
+    held: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Those of the stored events that loads go on without: `event_id`, `why`, `held_at`."""
 
     def total(self, column: str) -> int:
         """The sum of a count over the run's batches."""
         return int(self.batches[column].sum())
+
+    def follow_on(self) -> bool:
+        """Whether each batch begins where the one before it ended. Their numbers leave out those of releases."""
+        ends: dict[str, int] = {}
+        for batch in self.batches.itertuples():
+            if not ends.items() <= batch.start_offsets.items():
+                return False
+            ends = batch.end_offsets
+        return True
 
     def latency_table(self) -> pd.DataFrame:
         """The latency as one row for people, in milliseconds."""
@@ -79,10 +90,10 @@ class Receipt:
     def over_time(self) -> pd.DataFrame:
         """Events per second in equal slices of the run: `time`, `rows_written`, `duplicates`, `dead_letters`.
 
-        A run without messages has one slice of zeros.
+        A run without messages has no slice.
         """
         if self.batches.empty:
-            return pd.DataFrame([{"time": pd.Timestamp.now("UTC").floor("1s"), **dict.fromkeys(COUNTS[1:], 0.0)}])
+            return pd.DataFrame(columns=["time", *COUNTS[1:]])
         times = pd.to_datetime(self.batches["committed_at"], utc=True)
         span = (times.max() - times.min()).total_seconds()
         seconds = next((size for size in (1, 5, 10, 30, 60) if span / size <= POINTS), 300)
@@ -130,6 +141,14 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
         ),
         [*spans, contract.table, query_id],
     )
+    held = database.frame(
+        connection,
+        sql.SQL(
+            "select h.event_id, h.why, h.held_at from ops.held_events h join {table} t on t.{key} = h.event_id"
+            " join {spans} where h.source_table = %s and h.released_batch is null order by h.held_at, h.event_id"
+        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=sql.SQL(IN_SPANS)),
+        [*spans, contract.table],
+    )
     percentiles, live, stored = latency.iloc[0]
     return Receipt(
         table=contract.table,
@@ -141,6 +160,7 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
         latency=dict(zip(("p50", "p95", "p99"), percentiles or (None, None, None), strict=True)),
         live_events=int(live),
         stored_rows=int(stored),
+        held=held,
     )
 
 

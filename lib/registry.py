@@ -1,15 +1,16 @@
 """The registry of runs, `ops.job_runs` in the warehouse: every attempt of every job, and how it ended."""
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
+from lib import plain, servers
 from lib.runs import Run
 from lib.settings import settings
 
@@ -48,9 +49,7 @@ COLUMNS = ", ".join(Row.__dataclass_fields__)
 
 def connect(application: str = "schedule.py") -> Connection:
     """A connection to the warehouse, in UTC; `application` is what others read of it."""
-    return psycopg2.connect(
-        settings().dsn("warehouse"), connect_timeout=10, application_name=application, options="-c timezone=UTC"
-    )
+    return servers.connect(settings().address("warehouse"), application_name=application)
 
 
 @contextmanager
@@ -65,10 +64,13 @@ def warehouse() -> Iterator[Connection]:
 
 
 def record(connection: Connection, run: Run) -> None:
-    """Insert the run's row, or bring it up to date. Committed by the caller."""
+    """Insert the run's row, or bring it up to date. Committed by the caller.
+
+    Whatever a notebook has made of its error and numbers is stored, in the form that PostgreSQL can hold.
+    """
     folder = settings().runs_dir
     notebook, report = (
-        path.relative_to(folder).as_posix() if path.exists() else None for path in (run.notebook, run.report)
+        path.relative_to(folder).as_posix() if os.path.exists(path) else None for path in (run.notebook, run.report)
     )
     values = {
         "run_id": run.run_id,
@@ -82,8 +84,8 @@ def record(connection: Connection, run: Run) -> None:
         "finished_at": run.finished_at,
         "notebook": notebook,
         "report": report,
-        "error": run.error,
-        "numbers": Json(run.numbers) if run.status == "done" else None,
+        "error": None if run.error is None else plain.storable_text(run.error),
+        "numbers": Json(plain.numbers(run.numbers)) if run.status == "done" else None,
     }
     with connection.cursor() as cursor:
         cursor.execute(
@@ -114,7 +116,7 @@ def find_cycle(connection: Connection, run_or_cycle: str) -> Cycle | None:
         connection,
         f"select {COLUMNS} from ops.job_runs where cut_id is not null and cycle_id in"
         " (select cycle_id from ops.job_runs where run_id = %(id)s or cycle_id = %(id)s)",
-        {"id": run_or_cycle},
+        {"id": plain.storable_text(run_or_cycle)},
     )
     if not rows:
         return None
@@ -124,14 +126,17 @@ def find_cycle(connection: Connection, run_or_cycle: str) -> Cycle | None:
     return Cycle(first.cycle_id, first.run_date, first.cut_id, done)
 
 
-def sweep(connection: Connection, *, only: Collection[str] = (), but: Collection[str] = ()) -> None:
-    """Set rows that a dead scheduler left `running` to `killed`. The caller holds the lock under which they run."""
+def sweep(connection: Connection, *, saver: str = "") -> None:
+    """Set rows that a dead scheduler left `running` to `killed`: those of a saver, or those of cycles, which have a cut.
+
+    The caller holds the lock under which they run.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "update ops.job_runs set status = 'killed', finished_at = clock_timestamp(),"
             " error = 'its scheduler died' where status = 'running'"
-            " and (%(only)s = '{}' or job = any(%(only)s)) and job <> all(%(but)s)",
-            {"only": list(only), "but": list(but)},
+            " and case when %(saver)s = '' then cut_id is not null else job = %(saver)s end",
+            {"saver": saver},
         )
 
 

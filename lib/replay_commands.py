@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lib import jobs
 from lib.settings import settings
-from lib.terminal import FAILED, clear_errors, complain, output
+from lib.terminal import FAILED, choose, clear_errors, complain, discover, output
 
 if TYPE_CHECKING:
     from lib.backfill import Grid
@@ -39,8 +39,9 @@ def backfill(
     from lib.progress import Board
 
     with clear_errors():
-        found, names = jobs.scan(settings().notebooks_dir)[0], names or ["analytics"]
-        grid = days.plan(jobs.select(found, names), first.date(), last.date(), again=again)
+        names = names or ["analytics"]
+        chosen, found = choose(names), jobs.scan(settings().notebooks_dir)[0]
+        grid = days.plan(chosen, first.date(), last.date(), again=again)
         if dry_run:
             output.print(_grid(grid))
             return
@@ -86,10 +87,10 @@ def rebuild(
 
     with _clear_errors(), Board(output) as board:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        found = jobs.discover(settings().notebooks_dir)
+        found, problems = discover(), jobs.scan(settings().notebooks_dir)[1]
         chosen = [job for job in found if (job.writes or "").startswith("warehouse.")]
         work = again.Work(chosen, Event(), board.notify, board.say)
-        built = again.plan(chosen, fresh=fresh)
+        built = again.plan(chosen, fresh=fresh, broken=problems)
         cuts = "one new cut" if fresh else f"{len(built.cuts)} cuts"
         board.say(f"replaying {cuts} up to {built.target.run_date} into the database {again.database_name()}")
         again.build(built, work)

@@ -95,14 +95,28 @@ def live() -> Callable[["Progress"], None]:
 
 
 def show(figure: "go.Figure") -> None:
-    """Display a plotly figure in the project's look, in JupyterLab and in the report alike."""
+    """Display a plotly figure in the project's look, in JupyterLab and in the report alike.
+
+    Of a figure without a point there are no empty axes, but its title and a row that says so, as of an empty table.
+    """
     from lib import look
 
+    if not any(map(_points, figure.data)):
+        title = html.escape(figure.layout.title.text or "")
+        row = '<tr><td style="text-align:left">none</td></tr>'
+        _display({"text/html": f"<table><caption>{title}</caption><tbody>{row}</tbody></table>"})
+        return
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
     figure.update_layout(template=look.use_template(), margin_t=room, legend_title_text="")
     _display({"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": "(a chart)"})
+
+
+def _points(trace: Any) -> int:
+    """How many points a trace has, whatever it calls them."""
+    parts = [getattr(trace, name, None) for name in ("x", "y", "z", "values")]
+    return max((len(part) for part in parts if part is not None), default=0)
 
 
 def table(
@@ -131,7 +145,7 @@ def table(
         texts = (html.escape(_text(value, formats.get(str(name)))) for value in column)
         columns.append([f'<td style="text-align:{side}">{text}</td>' for text in texts])
     rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
-    rows = rows or f'<tr><td colspan="{len(head)}">none</td></tr>'
+    rows = rows or f'<tr><td style="text-align:left" colspan="{len(head)}">none</td></tr>'
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     note = f"<p><small>{limit:,} of {len(frame):,} rows</small></p>" if limit < len(frame) else ""
     html_table = f"<table>{title}<thead><tr>{''.join(head)}</tr></thead><tbody>{rows}</tbody></table>"

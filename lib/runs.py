@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any, Literal
 
 from lib.jobs import Job
+from lib.plain import one_line
 from lib.process import FAILED, KERNEL_DIED, LOST, Assignment, exit_code, kill, start
 from lib.settings import settings
 
@@ -172,4 +173,4 @@ def _brief(time_out: timedelta) -> str:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return one_line(next((line for line in reversed(lines) if line.strip()), "no output"), 300)

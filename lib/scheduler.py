@@ -11,13 +11,14 @@ from threading import Event, Thread
 
 import psycopg2
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from psycopg2.extensions import connection as Connection
-from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
+from tenacity import RetryCallState, Retrying, sleep_using_event, wait_exponential
 
 from lib import locks, registry, stream
+from lib.cron import following
 from lib.cycle import run_cycle, run_job
-from lib.front_matter import trigger
-from lib.jobs import Job, cron_line, scan
+from lib.jobs import Job, Problem, broken_lines, cron_line, parse, scan
 from lib.runs import Notify, Run
 from lib.settings import settings
 
@@ -28,6 +29,17 @@ LOOK_SECONDS = 5
 MISFIRE_SECONDS = 60
 LEAD_SECONDS = 30
 """A saver's successor is started so long before its predecessor's end; a kernel needs a few seconds."""
+
+
+class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires at the minutes of a cron line; APScheduler's own reads other lines, and other days."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The line's next minute after the one before, so that a missed one isn't lost."""
+        return following(self.line, min(previous_fire_time or now, now))
 
 
 class SaverFailed(Exception):
@@ -49,11 +61,11 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
     timer = BackgroundScheduler(timezone=UTC)
     timer.start()
     savers: dict[str, Thread] = {}
+    known: set[str] = set()
     try:
         while True:
             jobs, problems = scan(settings().notebooks_dir)
-            for problem in problems:
-                _say_once(f"broken, so not run: {problem}")
+            known = _say_changes(problems, known)
             if streams:
                 _start_savers(savers, jobs, stop, notify)
             if cron:
@@ -71,13 +83,13 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
             connection.close()
 
 
-_said: set[str] = set()
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        logger.error(text)
+def _say_changes(problems: list[Problem], known: set[str]) -> set[str]:
+    """Name each notebook that is broken, in a line, unless it was so already; what is said now."""
+    lines = broken_lines(problems)
+    for line in lines:
+        if line not in known:
+            logger.error("broken, so not run: %s", line)
+    return set(lines)
 
 
 def _keep(held: dict[str, Connection]) -> None:
@@ -97,7 +109,7 @@ def _plan(timer: BackgroundScheduler, jobs: list[Job], stop: Event, notify: Noti
     for line in lines - {timed.id for timed in timer.get_jobs()}:
         timer.add_job(
             _tick,
-            trigger(line),
+            Trigger(line),
             args=[line, stop, notify, say],
             id=line,
             coalesce=True,
@@ -125,10 +137,14 @@ def _start_savers(savers: dict[str, Thread], jobs: list[Job], stop: Event, notif
 
 
 def keep_running(job: Job, stop: Event, notify: Notify) -> None:
-    """Keep a saver running until `stop` is set; after failures with a growing pause, forever."""
-    while not stop.is_set() and job.path.exists():
+    """Keep a saver running until `stop` is set; after failures with a growing pause, while its notebook is one."""
+
+    def is_over(*_: RetryCallState) -> bool:
+        return stop.is_set() or parse(job.name, job.path)[0] is None
+
+    while not is_over():
         Retrying(
-            stop=stop_when_event_set(stop),
+            stop=is_over,
             wait=wait_exponential(multiplier=0.5, max=BACKOFF_SECONDS),
             sleep=sleep_using_event(stop),
             before_sleep=_log_failure,
@@ -164,7 +180,7 @@ def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
                         raise failure
                     logger.error("%s, again at once: %s", job.name, _brief(failure))
                     return
-                if stop.is_set() or not job.path.exists():
+                if stop.is_set() or parse(job.name, job.path)[0] is None:
                     return
                 successor = pool.submit(run)
             elif ended.status != "done":
@@ -176,7 +192,7 @@ def _clear_the_way(job: Job) -> None:
     """Close the book on runs of a dead scheduler, and stop their queries: Spark Connect keeps a query running when its
     notebook dies."""
     with registry.warehouse() as connection:
-        registry.sweep(connection, only=[job.name])
+        registry.sweep(connection, saver=job.name)
     for name in stream.stop_orphans((job.writes or "").partition(".")[2]):
         logger.warning("%s: stopped the query %s, which outlived its notebook", job.name, name)
 

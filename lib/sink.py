@@ -7,8 +7,8 @@ again, after a crash or from a torn checkpoint, changes nothing.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,29 +95,57 @@ def write_batch(
 
 @dataclass(frozen=True)
 class Head:
-    """Where ingestion of a table stands: the last ledger batch, and the next offset of each partition."""
+    """Where ingestion of a table stands: the last ledger batch, and the next offset of each partition.
+
+    `passed_offsets` are those behind it that no message has (`pass_over`): the head then, and the next offset to read.
+    """
 
     epoch: int
     last_batch: int
     end_offsets: dict[int, int]
+    passed_offsets: dict[int, Sequence[int]] = field(default_factory=dict)
+
+    def following(self, partition: int) -> int | None:
+        """The next offset to read of a partition; None for a new one."""
+        end = self.end_offsets.get(partition)
+        return None if end is None else following(end, self.passed_offsets.get(partition))
+
+
+def following(end: int, passed: Sequence[int] | None) -> int:
+    """The next offset to read behind a head's end; what was passed counts only where it begins there, or before."""
+    return passed[1] if passed and passed[0] <= end <= passed[1] else end
 
 
 def read_head(cursor: Cursor, table: str, *, lock: bool = False) -> Head:
     """The head of a table; with `lock` no one else moves it before the transaction ends."""
-    query = "select epoch, last_batch, end_offsets from ops.ingest_heads where source_table = %s"
+    query = "select epoch, last_batch, end_offsets, passed_offsets from ops.ingest_heads where source_table = %s"
     cursor.execute(query + (" for update" if lock else ""), [table])
     row = cursor.fetchone()
     if row is None:
         raise LookupError(f"ops.ingest_heads has no row for {table}: the realtime schema isn't up to date")
-    epoch, last_batch, offsets = row
-    return Head(epoch, last_batch, {int(partition): offset for partition, offset in offsets.items()})
+    epoch, last_batch, *offsets = row
+    return Head(epoch, last_batch, *({int(partition): found for partition, found in one.items()} for one in offsets))
+
+
+def pass_over(cursor: Cursor, table: str, head: Head, upto: Mapping[int, int]) -> None:
+    """Note that there is no message from the head up to these offsets, so that it is known when Kafka has removed them.
+
+    The next batch still begins at the head, and counts them as gaps. Whoever writes need not be asked: it stays true.
+    """
+    passed = {partition: [head.end_offsets[partition], offset] for partition, offset in upto.items()}
+    cursor.execute(
+        "update ops.ingest_heads set passed_offsets = passed_offsets || %s where source_table = %s",
+        [json.dumps(passed), table],
+    )
 
 
 def _lock_head(cursor: Cursor, contract: Contract, writer: Writer) -> Head:
     head = read_head(cursor, contract.table, lock=True)
     if head.epoch == writer.epoch:
         cursor.execute(
-            "select query_id from ops.ingest_batches where source_table = %s and ingest_batch_id = %s",
+            # what was written since may be releases of held events, which fence nobody
+            "select query_id from ops.ingest_batches where source_table = %s and ingest_batch_id <= %s and rows_in > 0"
+            " order by ingest_batch_id desc limit 1",
             [contract.table, head.last_batch],
         )
         last = cursor.fetchone()
@@ -147,8 +175,8 @@ def _after_head(messages: pa.Table, ends: dict[int, int]) -> pa.Table:
 def _readings(messages: pa.Table, head: Head) -> dict[int, gaps.Reading]:
     partitions, offsets = messages["partition"].to_numpy(), messages["offset"].to_numpy()
     return {
-        int(number): gaps.Reading(head.end_offsets.get(int(number)), offsets[partitions == number])
-        for number in np.unique(partitions)
+        number: gaps.Reading(head.end_offsets.get(number), offsets[partitions == number], head.following(number))
+        for number in np.unique(partitions).tolist()
     }
 
 

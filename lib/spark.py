@@ -4,6 +4,7 @@ import atexit
 import os
 from typing import Any
 
+from pydantic import SecretStr
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
 from pyspark.sql.connect.session import SparkSession as ConnectSession
@@ -31,9 +32,11 @@ def batch() -> SparkSession:
     return connect(settings().spark_batch)
 
 
-def connect(url: str, retries: dict[str, Any] = AT_WORK, connecting: dict[str, Any] = CONNECTING) -> SparkSession:
-    """A new session on the Spark Connect server at `url`; it is closed when this process ends in order."""
-    session = ConnectSession(connection=url)
+def connect(
+    address: SecretStr, retries: dict[str, Any] = AT_WORK, connecting: dict[str, Any] = CONNECTING
+) -> SparkSession:
+    """A new session on the Spark Connect server at `address`; it is closed when this process ends in order."""
+    session = ConnectSession(connection=address.get_secret_value())
     session.client.set_retry_policies([DefaultPolicy(**connecting)])
     assert session.version
     session.client.set_retry_policies([DefaultPolicy(**retries)])
@@ -41,9 +44,11 @@ def connect(url: str, retries: dict[str, Any] = AT_WORK, connecting: dict[str, A
     return session
 
 
-def attach(url: str, session_id: str) -> SparkSession:
-    """The session `session_id` of another client of the server at `url`."""
-    return connect(f"{url.rstrip(';')};session_id={session_id}", STREAMING, STREAMING)
+def attach(address: SecretStr, session_id: str) -> SparkSession:
+    """The session `session_id` of another client of the server at `address`."""
+    parameters = "/;" if ";" not in address.get_secret_value() else ";"
+    of_session = SecretStr(f"{address.get_secret_value().rstrip('/;')}{parameters}session_id={session_id}")
+    return connect(of_session, STREAMING, STREAMING)
 
 
 def close(session: SparkSession) -> None:

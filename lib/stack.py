@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,11 @@ import psycopg2
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from pydantic import SecretStr
 from supervisor.xmlrpc import SupervisorTransport
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from lib import bootstrap, migrate, parts, postgres
+from lib import bootstrap, brokers, migrate, parts, postgres, servers
 from lib.settings import ROOT, TOPICS, Settings, settings
 
 START_SECONDS = 240
@@ -103,10 +103,10 @@ def addresses(config: Settings) -> dict[str, str]:
     """Where each part answers, without passwords."""
     return {
         "Kafka": config.kafka_bootstrap,
-        "realtime PostgreSQL": config.realtime_dsn.rpartition("@")[2],
-        "warehouse PostgreSQL": config.warehouse_dsn.rpartition("@")[2],
-        "Spark Connect, speed": config.spark_speed.partition("/;")[0],
-        "Spark Connect, batch": config.spark_batch.partition("/;")[0],
+        "realtime PostgreSQL": servers.place(config.address("realtime")),
+        "warehouse PostgreSQL": servers.place(config.address("warehouse")),
+        "Spark Connect, speed": config.spark_url("speed").partition(";")[0],
+        "Spark Connect, batch": config.spark_url("batch").partition(";")[0],
     }
 
 
@@ -159,7 +159,7 @@ def _tail(config: Settings, name: str) -> str:
 def _database_answers(config: Settings, database: str) -> None:
     if database in config.parts:
         postgres.ensure_database(config, database)
-    connection = psycopg2.connect(config.dsn(database, admin=True), connect_timeout=5)
+    connection = servers.connect(config.address(database, admin=True), timeout=5)
     try:
         with connection.cursor() as cursor:
             cursor.execute("select 1")
@@ -169,10 +169,8 @@ def _database_answers(config: Settings, database: str) -> None:
 
 def ensure_topics(config: Settings) -> None:
     """Make the three topics of three partitions where they don't exist yet."""
-    host, _, port = config.kafka_bootstrap.split(",")[0].rpartition(":")
-    # the client leaks a socket for each refused connection
-    socket.create_connection((host, int(port)), timeout=5).close()
-    client = KafkaAdminClient(bootstrap_servers=config.kafka_bootstrap, bootstrap_timeout_ms=5000)
+    address = brokers.reach(config.kafka_bootstrap, seconds=5)
+    client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5000)
     try:
         missing = set(TOPICS.values()) - set(client.list_topics())
         if missing:
@@ -183,11 +181,22 @@ def ensure_topics(config: Settings) -> None:
         client.close()
 
 
-def _spark_answers(url: str) -> None:
+def _spark_answers(address: SecretStr) -> None:
     """Run one query in a process of its own, which can be given up: a client of a dead server retries for minutes."""
-    query = f"from lib.spark import connect; assert connect({url!r}).range(3).count() == 3"
+    # by stdin: anybody may read a command line
+    query = (
+        "import sys; from pydantic import SecretStr; from lib.spark import connect;"
+        " assert connect(SecretStr(sys.stdin.read())).range(3).count() == 3"
+    )
     try:
-        done = subprocess.run([sys.executable, "-c", query], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", query],
+            input=address.get_secret_value(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError("no answer to a query in 60 s") from error
     if done.returncode:

@@ -12,10 +12,15 @@ from lib import database, registry
 
 INGESTION = """
 select h.source_table, h.epoch, h.last_batch, h.heartbeat_at, b.committed_at, b.last_event_at,
+       (select count(*) from ops.held_events e
+        where e.source_table = h.source_table and e.released_batch is null) as held,
        (select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches r
         where r.source_table = h.source_table and r.committed_at > clock_timestamp() - interval '1 minute') as rows_last_minute
 from ops.ingest_heads h
-left join ops.ingest_batches b on b.source_table = h.source_table and b.ingest_batch_id = h.last_batch
+left join lateral (
+    select committed_at, last_event_at from ops.ingest_batches r
+    where r.source_table = h.source_table and r.rows_in > 0 order by ingest_batch_id desc limit 1
+) b on true
 order by h.source_table
 """
 
@@ -50,11 +55,14 @@ def tables(state: dict[str, Any]) -> list[Table]:
         seconds = f"{(row['finished_at'] - row['started_at']).total_seconds():.1f}" if row["finished_at"] else ""
         started = f"{row['started_at']:%Y-%m-%d %H:%M:%S}"
         jobs.add_row(name, row["status"], str(row["run_date"]), started, seconds, row["error"] or "")
-    ingestion = Table("table", "last commit (UTC)", "last event (UTC)", "rows/min", "batches after the cut", box=None)
+    ingestion = Table(
+        "table", "last commit (UTC)", "last event (UTC)", "rows/min", "batches after the cut", "held", box=None
+    )
     ingestion.header_style = "bold"
     for name, head in state["ingestion"].items():
         times = [f"{head[key]:%Y-%m-%d %H:%M:%S}" if head[key] else "–" for key in ("committed_at", "last_event_at")]
-        ingestion.add_row(name, *times, f"{head['rows_last_minute']:,}", f"{head['batches_after_cut']:,}")
+        counts = [f"{head[key]:,}" for key in ("rows_last_minute", "batches_after_cut", "held")]
+        ingestion.add_row(name, *times, *counts)
     cut = Table("last cut", "run date", "opened (UTC)", box=None, header_style="bold")
     if state["cut"]:
         opened = f"{state['cut']['created_at']:%Y-%m-%d %H:%M:%S}"

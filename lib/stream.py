@@ -24,13 +24,14 @@ import psycopg2
 import pyarrow as pa
 from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
+from pydantic import SecretStr
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import DataStreamWriter
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from lib import database, receipt, sink, spark
+from lib import database, gaps, receipt, servers, sink, spark
 from lib.backlog import backlog
 from lib.columns import decode_batch
 from lib.receipt import Receipt
@@ -130,6 +131,8 @@ def ingest(
         elif lag:
             run.start(catch_up_offsets)
             run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
+        if run.queries:
+            run.look(quiet=False)
     finally:
         run.end()
     with closing(database.connect("realtime")) as connection:
@@ -163,6 +166,8 @@ class _Run:
     queries: list[_Query] = field(default_factory=list)
     looked: tuple[float, int] = (0.0, 0)
     """When progress was last looked at, and the last batch then."""
+    behind: dict[int, int] = field(default_factory=dict)
+    """Where the head stood then of each partition that the query had read further."""
 
     def register(self) -> None:
         """Put the run's session into the head, so that its queries can be found and stopped."""
@@ -203,7 +208,7 @@ class _Run:
                 if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
                     return
                 self._retire()
-                if (cap := self._cap(self._look())) != self.queries[-1].cap:
+                if (cap := self._cap(self.look())) != self.queries[-1].cap:
                     self.start(cap)
 
     def read(self, ends: dict[int, int]) -> None:
@@ -215,7 +220,7 @@ class _Run:
                     return
                 if time.monotonic() - self.looked[0] > LOOK_SECONDS:
                     self._retire()
-                    self._look()
+                    self.look()
 
     def _await(self, seconds: float) -> bool:
         """Whether the run is over after at most so many seconds."""
@@ -240,8 +245,11 @@ class _Run:
             while len(self.queries) > 1:
                 _stop(self.queries.pop(0))
 
-    def _look(self) -> int | None:
-        """Give a sign of life, tell how it goes, and return the lag; None while the database is away."""
+    def look(self, *, quiet: bool = True) -> int | None:
+        """Give a sign of life, tell how it goes, and return the lag; None while the database is away.
+
+        With `quiet`, only partitions that bring nothing are asked for what follows their last message.
+        """
         try:
             with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
                 cursor.execute(
@@ -260,12 +268,35 @@ class _Run:
             return None  # the query retries on its own, and fails the run when that takes too long
         query = self.queries[-1]
         latest = _offsets(query.handle, "latestOffset", self.contract.topic)
-        lag = sum(max(end - head.end_offsets.get(partition, 0), 0) for partition, end in latest.items())
+        lag = sum(max(end - (head.following(partition) or 0), 0) for partition, end in latest.items())
         now = time.monotonic()
         rate = int(rows) / (now - self.looked[0])
         self.looked = (now, head.last_batch)
         self.watch(Progress(rate, lag, receipt.percentile(buckets or [], 0.95), int(rows), query.cap))
+        self._pass_over(head, quiet)
         return lag
+
+    def _pass_over(self, head: sink.Head, quiet: bool) -> None:
+        """Note where the query has read further than the head, since Kafka has no message there.
+
+        Transactions end with a marker, and aborted messages may follow. Without the note nobody could tell that nothing was
+        lost once Kafka has removed them.
+        """
+        read = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic)
+        behind = {number: at for number, end in read.items() if (at := head.following(number)) is not None and at < end}
+        before, self.behind = self.behind, behind
+        asked = {number: at for number, at in behind.items() if not quiet or before.get(number) == at}
+        if not asked:
+            return
+        # while one of them is away nothing is noted: the next look, or the next run, makes up for it
+        with (
+            contextlib.suppress(KafkaError, psycopg2.OperationalError, psycopg2.InterfaceError),
+            closing(database.connect("realtime")) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            upto = gaps.passed(self.contract.topic, asked, witnessed=read, kafka=settings().kafka_bootstrap)
+            sink.pass_over(cursor, self.contract.table, head, upto)
 
     def _cap(self, lag: int | None) -> int:
         """The cap for this lag: the larger one when far behind, the usual one again when level."""
@@ -337,7 +368,7 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
     """
     write = functools.partial(
         _write_batch,
-        dsn=settings().dsn("realtime"),
+        address=settings().address("realtime"),
         kafka=settings().kafka_bootstrap,
         contract=contract,
         writer=writer,
@@ -352,13 +383,13 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
 MOST_BYTES = 128 << 20
 """A micro-batch with more than that is taken again in smaller ones: the worker holds it several times."""
 
-_connections: dict[str, Connection] = {}
+_connections: dict[SecretStr, Connection] = {}
 
 
 def _write_batch(
     batches: Iterator[pa.RecordBatch],
     *,
-    dsn: str,
+    address: SecretStr,
     kafka: str,
     contract: Contract,
     writer: sink.Writer,
@@ -374,7 +405,7 @@ def _write_batch(
         wait=wait_exponential(0.1, max=1),
         reraise=True,
     )
-    retrying(_write, _together(batches), spark_batch_id, dsn, kafka, contract, writer)
+    retrying(_write, _together(batches), spark_batch_id, address, kafka, contract, writer)
     yield from ()
 
 
@@ -390,11 +421,11 @@ def _together(batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 
 def _write(
-    messages: pa.Table, spark_batch_id: int, dsn: str, kafka: str, contract: Contract, writer: sink.Writer
+    messages: pa.Table, spark_batch_id: int, address: SecretStr, kafka: str, contract: Contract, writer: sink.Writer
 ) -> None:
-    connection = _connections.get(dsn)
+    connection = _connections.get(address)
     if connection is None or connection.closed:
-        connection = _connections[dsn] = psycopg2.connect(dsn, connect_timeout=5, options="-c timezone=UTC")
+        connection = _connections[address] = servers.connect(address, timeout=5)
         # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
         with contextlib.suppress(Exception):  # the sink finds out which messages can't be decoded
             decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
@@ -413,9 +444,9 @@ def _at_work(contract: Contract) -> Receipt | None:
     """The receipt of the run that is writing this table, if one is."""
     with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "select b.query_id from ops.ingest_heads h join ops.ingest_batches b on b.source_table = h.source_table"
-            " and b.ingest_batch_id = h.last_batch where h.source_table = %s and h.session_id is not null"
-            " and h.heartbeat_at >= clock_timestamp() - %s",
+            "select b.query_id from ops.ingest_heads h join ops.ingest_batches b using (source_table)"
+            " where h.source_table = %s and b.rows_in > 0 and h.session_id is not null"
+            " and h.heartbeat_at >= clock_timestamp() - %s order by b.ingest_batch_id desc limit 1",
             [contract.table, FRESH],
         )
         row = cursor.fetchone()

@@ -1,26 +1,33 @@
 """What the scheduler's commands share: consoles, exit codes, and errors for people."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg2
 import typer
 from rich.console import Console
 
-from lib import locks
-from lib.jobs import JobError
-from lib.settings import settings
+from lib import jobs, locks
+from lib.jobs import Job, JobError
+from lib.settings import SettingsError, settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-output = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+# What is printed are texts of notebooks, messages and people: `[red]` and `:smile:` stand in them as what they are.
+console = partial(Console, markup=False, emoji=False, highlight=False)
+output = console(width=None if sys.stdout.isatty() else 160)
+errors = console(stderr=True)
+if isinstance(sys.stdout, io.TextIOWrapper):
+    # a name or a value that isn't text, and a terminal that can't show all of Unicode, are no reason to stop
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def complain(text: str) -> None:
     """Say on stderr what went wrong."""
-    errors.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
+    errors.print(text, style="red", soft_wrap=True)
 
 
 def refuse(text: str) -> None:
@@ -41,12 +48,34 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
     """Turn the errors that people can do something about into one line and an exit code; `database` is the one in use."""
     try:
         yield
-    except JobError as error:
+    except (JobError, SettingsError) as error:
         refuse(str(error))
     except locks.LockHeld as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
     except psycopg2.OperationalError as error:
         complain(unreachable(database))
-        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True, highlight=False, markup=False)
+        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+
+
+def discover() -> list[Job]:
+    """The jobs; broken notebooks are named and left out."""
+    found, problems = jobs.scan(settings().notebooks_dir)
+    for problem in jobs.broken_lines(problems):
+        errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True)
+    return found
+
+
+def choose(names: list[str]) -> list[Job]:
+    """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
+    found, problems = jobs.scan(settings().notebooks_dir)
+    short = set(names) - {job.short_name for job in found}
+    broken = [each for each in problems if each.notebook in names or each.notebook.rpartition("/")[2] in short]
+    if broken:
+        raise JobError(*broken)
+    if problems:
+        discover()
+    if not (chosen := jobs.select(found, names)):
+        raise JobError(f"no job is meant by {' '.join(names)}")
+    return chosen

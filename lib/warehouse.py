@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 from pyspark.sql import DataFrame, SparkSession
 
-from lib import database, dedup, incremental, spark
+from lib import database, dedup, held, incremental, lineage, locks, spark
 from lib.incremental import Cut, Window
 from lib.settings import settings
 
@@ -41,9 +42,16 @@ class Load:
     publish: bool
     past: bool = False
     """Whether the run date lies before that of the cut: one snapshot is written, and the watermark stays."""
+    short_of: str = ""
+    """That this load doesn't get to its cycle's cut, and which jobs it waits for."""
     staged: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
     """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
+
+    @cached_property
+    def held(self) -> dict[str, list[str]]:
+        """The realtime tables of which an event was ever held, with their columns: what `held.source` needs to know."""
+        return held.columns()
 
     @property
     def cut(self) -> Cut:
@@ -167,7 +175,7 @@ class Load:
                 self.connection.rollback()
         self._close()
         done = "committed" if self.publish else "rolled back, since `publish` is off"
-        return f"{self.job} has read up to the cut of {cut.run_date}; {done}"
+        return f"{self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}"
 
     def abandon(self) -> None:
         """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
@@ -180,26 +188,43 @@ class Load:
         spark.close(self.session)
 
 
-def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, behind: Sequence[str] = ()) -> Load:
+def begin(
+    job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, reads: Sequence[str] | None = None
+) -> Load:
     """Begin a job's load: a Spark session, the window from its watermark to the cut, and a transaction.
 
-    `behind` names jobs that this one never reads past: the cut is at most their watermarks'. A run date before that of
-    the cut is for jobs that keep snapshots: it makes the one of that day. A load by hand that is left open gives its locks
-    back after ten minutes: PostgreSQL ends its connection.
+    A job never reads past those that write what it reads: the cut is at most their watermarks'. `reads` is what the front
+    matter of its notebook says, or given for a load that has no notebook. A run date before that of the cut is for jobs
+    that keep snapshots: it makes the one of that day. A load by hand that is left open gives its locks back after ten
+    minutes: PostgreSQL ends its connection.
 
     Raises
     ------
+    LookupError
+        When there is no such notebook, or a job that writes what it reads has loaded nothing yet.
     ValueError
         When the run date lies before that of the cut, and the job keeps no snapshots.
     """
+    folder = settings().notebooks_dir
+    declared = lineage.declared(folder, job) if reads is None else {"reads": reads}
+    upstream = lineage.writers(
+        folder, [table for table in declared.get("reads", ()) if table != declared.get("writes")]
+    )
     connection = database.connect("warehouse")
     with connection.cursor() as cursor:
         cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
-        upto = incremental.at_most(cursor, incremental.find_cut(cursor, cut, run_date), behind)
+        if publish:
+            # nobody puts events aside while a load may have read them and isn't committed
+            locks.share(cursor, locks.LOADS, job)
+        wanted = incremental.find_cut(cursor, cut, run_date)
+        upto, holding = incremental.at_most(cursor, wanted, upstream)
         day = date.fromisoformat(run_date) if run_date else upto.run_date
         past = day < upto.run_date
-        if past:
-            _need_snapshots(job, day, upto)
+        if past and "snapshots" not in declared:
+            raise ValueError(
+                f"{job} keeps no snapshots, so a run for {day} would overwrite rows of a later day;"
+                f" its cut is of {upto.run_date}"
+            )
         window = incremental.past_window(upto, day) if past else incremental.window(cursor, job, upto)
         cursor.execute(
             "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
@@ -209,18 +234,9 @@ def begin(job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, 
         stale = [row[0] for row in cursor.fetchall()]
     connection.commit()
     _drop(stale)
-    return Load(job, spark.batch(), connection, window, publish, past)
-
-
-def _need_snapshots(job: str, day: date, cut: Cut) -> None:
-    # only runs for past days need the front matter, and what reads it takes long to import
-    from lib import jobs
-
-    declared, _ = jobs.parse(job, settings().notebooks_dir / f"{job}.ipynb")
-    if declared is None or not declared.snapshots:
-        raise ValueError(
-            f"{job} keeps no snapshots, so a run for {day} would overwrite rows of a later day; its cut is of {cut.run_date}"
-        )
+    # by hand the cut would be "now", which no job has loaded yet: nothing to speak of
+    short_of = f", not to cut {cut}: {', '.join(holding)} got no further" if cut and holding else ""
+    return Load(job, spark.batch(), connection, window, publish, past, short_of)
 
 
 def _drop(tables: list[str]) -> None:
@@ -255,7 +271,7 @@ def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], 
     """
     after, upto = batches
     query = (
-        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (table, beside)))}"
+        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (held.source(load, table), beside)))}"
         f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
     )
     options = jdbc("realtime") | {"dbtable": query}

@@ -31,7 +31,7 @@ def rows(config: Settings, batch: int) -> Batches:
 def load(config: Settings, batches: Batches, connections: int) -> None:
     """Load all of it into the empty tables, over one connection or one for each table, a transaction per batch."""
     with ThreadPoolExecutor(connections) as pool:
-        for done in [pool.submit(_load, config.realtime_dsn, table, csv) for table, csv in batches.items()]:
+        for done in [pool.submit(_load, config.dsn("realtime"), table, csv) for table, csv in batches.items()]:
             done.result()
 
 

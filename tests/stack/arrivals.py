@@ -9,7 +9,6 @@ from datetime import UTC, datetime, time, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg2
 import stored
@@ -71,9 +70,8 @@ def apart(config: Settings, runs: Path) -> Iterator[Settings]:
             with connection.cursor() as cursor:
                 cursor.execute(f"drop database if exists {name}_apart with (force)")
                 cursor.execute(f"create database {name}_apart")
-        for variable, admin in (("DSN", False), ("ADMIN_DSN", True)):
-            url = urlsplit(config.dsn(name, admin=admin))._replace(path=f"/{name}_apart")
-            variables[f"GM_{name.upper()}_{variable}"] = url.geturl()
+        for setting, address in stored.renamed(config, f"{name}_apart", name).items():
+            variables[f"GM_{setting.upper()}"] = address.get_secret_value()
     with overridden(**variables) as there:
         for name in ("realtime", "warehouse"):
             migrate.migrate(there, name)

@@ -24,8 +24,8 @@ def own_database(config: Settings, name: str) -> Iterator[Settings]:
         connection.autocommit = True
         cursor.execute(f"create database {name}")
     with pytest.MonkeyPatch.context() as patch:
-        for dsn in ("realtime_dsn", "realtime_admin_dsn"):
-            patch.setattr(config, dsn, getattr(config, dsn).rpartition("/")[0] + f"/{name}")
+        for setting, address in stored.renamed(config, name).items():
+            patch.setattr(config, setting, address)
         migrate.migrate(config, "realtime")
         yield config
 

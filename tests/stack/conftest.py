@@ -98,8 +98,8 @@ def world(stack: Settings, session: SparkSession, monkeypatch: pytest.MonkeyPatc
         with connection.cursor() as cursor:
             cursor.execute(f"create database {name}")
     config = settings()  # another object than `stack` when a test has had settings of its own
-    for dsn in ("realtime_dsn", "realtime_admin_dsn"):
-        monkeypatch.setattr(config, dsn, getattr(config, dsn).rpartition("/")[0] + f"/{name}")
+    for setting, address in stored.renamed(config, name).items():
+        monkeypatch.setattr(config, setting, address)
     migrate.migrate(config, "realtime")
     monkeypatch.setattr(stream, "LOOK_SECONDS", 1)
     world = World(config, session, name, replace(CART_EVENTS, topic=name))

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import psycopg2
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
 from psycopg2.extras import RealDictCursor
+from pydantic import SecretStr
 
 from lib.settings import Settings
 from tests.oracle import COLUMNS, KEYS, frame
@@ -23,6 +25,14 @@ _MEMBERS = (
     " p.effective_date as product_effective_date, p.category, g.country from {} f join dim_customers c using (customer_id)"
     " join dim_products p using (product_id_pk) join dim_geography g using (geography_id)"
 )
+
+
+def renamed(config: Settings, name: str, database: str = "realtime") -> dict[str, SecretStr]:
+    """The settings of a database of another name on the same server."""
+    return {
+        f"{database}_{kind}": SecretStr(make_dsn(config.dsn(database, admin=kind == "admin_dsn"), dbname=name))
+        for kind in ("dsn", "admin_dsn")
+    }
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def bare(source: str, **fields: Any) -> dict[str, Any]:
     return {name: value for name, value in (json.loads(good[source].value) | fields).items() if value is not None}
 
 
+def odd(event: Event, value: str) -> Event:
+    """The event, whose text `<odd>` is this JSON value instead."""
+    return Event(event.table, event.time_ms, event.value.replace(b'"<odd>"', value.encode()))
+
+
 DEAD = {
     event.value: (event.table, reason)
     for table, time in ((SALES, "transaction_timestamp"), (VIEWS, "timestamp"), (CARTS, "timestamp"))
@@ -116,6 +121,34 @@ FIRST = [
     view("total", "12-15", "total", category="All"),
     sale("lines", "12-16", line("two", 1, category="First"), line("two", 2, category="Second"), country="Chad"),
 ]
+NAMES_OF_OURS = (
+    "happened_at",
+    "place",
+    "day",
+    "booked",
+    "line",
+    "value",
+    "number",
+    "events",
+    "loaded",
+    "t",
+    "first_date",
+)
+LIMITS = [
+    # within the contract, and what sums, readers and queries must be able to take: each of them stopped the line once
+    *(sale(f"limit {n}", "12-22", line("dear", 90_000_000_000_000, 100), user="limit") for n in (1, 2)),
+    cart("limit", "12-22", "dear", quantity=2**31 - 1, price=99_999_999_999_999),
+    odd(sale("decimals", "12-22", line("gift", 1, weight="<odd>"), line("free", 0)), "0." + "1" * 1001),
+    sale("long name", "12-22", line("gift", 2, **{"n" * 50_001: 1}), user="limit"),
+    odd(sale("deep", "12-22", line("gift", 3, deep="<odd>")), "[" * 90 + "]" * 90),
+    view("names", "12-22", "gift", **dict.fromkeys(NAMES_OF_OURS, "of ours")),
+    cart("names", "12-22", "gift", **dict.fromkeys(NAMES_OF_OURS, "of ours")),
+    sale(
+        "names", "12-22", line("gift", 4, **dict.fromkeys(NAMES_OF_OURS, "of ours")), **dict.fromkeys(NAMES_OF_OURS, 1)
+    ),
+]
+"""Sent in the second step."""
+
 SECOND = [
     view("back-dated", "12-13T13:00", "aba", category="C"),
     view("young", "12-30T10:00", "young", category="Toys"),
@@ -175,7 +208,7 @@ def steps() -> Iterator[tuple[int, list[list[Event]]]]:
     again = simulated[:30]
     by_hand = {
         1: [FIRST, FIRST[::4], [Event(table, 0, value) for value, (table, _) in DEAD.items()]],
-        2: [SECOND, again],
+        2: [SECOND, LIMITS, again],
         3: [THIRD, again],
         5: [FIFTH],
         6: [SIXTH],

@@ -28,7 +28,7 @@ def load(stack: Settings) -> Iterator[Load]:
         with admin, admin.cursor() as cursor:
             cursor.execute("create table test_events (event_id text primary key, at int, number int not null)")
             cursor.execute("grant select, insert on test_events to globalmart_etl")
-        begun = warehouse.begin("test/dedup")
+        begun = warehouse.begin("test/dedup", reads=())
         yield begun
         begun.connection.rollback()
         begun.finish()

@@ -1,9 +1,10 @@
 """Offsets that no committed message has, and offsets whose messages were lost, as Kafka itself tells them apart."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import psycopg2
 import pytest
@@ -12,9 +13,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
-from world import TABLE, World, cart, carts
+from world import TABLE, World, cart, carts, eventually
 
 from lib import gaps
+from lib.backlog import backlog
 from lib.gaps import DataLoss, OffsetGap
 from lib.schemas import CART_EVENTS
 from lib.settings import Settings
@@ -33,7 +35,7 @@ def config(stack: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def saver(config: Settings) -> Iterator[Connection]:
     """A saver's connection; what it did is rolled back."""
-    with closing(psycopg2.connect(config.realtime_dsn)) as connection:
+    with closing(psycopg2.connect(config.dsn("realtime"))) as connection:
         yield connection
 
 
@@ -46,15 +48,29 @@ def topic(config: Settings) -> str:
     return name
 
 
-def send(config: Settings, topic: str, *transactions: tuple[Sequence[bytes], bool], partition: int = 0) -> None:
-    """Send transactions one after the other, each with its messages and whether it is committed."""
-    name = f"{topic}-{next(NUMBERS)}"
-    with closing(KafkaProducer(bootstrap_servers=config.kafka_bootstrap, transactional_id=name)) as producer:
+@contextmanager
+def transactional(config: Settings, topic: str, **options: Any) -> Iterator[KafkaProducer]:
+    """A producer of transactions."""
+    options |= {"bootstrap_servers": config.kafka_bootstrap, "transactional_id": f"{topic}-{next(NUMBERS)}"}
+    with closing(KafkaProducer(**options)) as producer:
         producer.init_transactions()
+        yield producer
+
+
+def add(producer: KafkaProducer, topic: str, values: Sequence[bytes], partition: int = 0) -> None:
+    """Send messages, in few batches, and wait until Kafka has them."""
+    for future in [producer.send(topic, value, partition=partition) for value in values]:
+        future.get(timeout=180)
+
+
+def send(
+    config: Settings, topic: str, *transactions: tuple[Sequence[bytes], bool], partition: int = 0, **options: Any
+) -> None:
+    """Send transactions one after the other, each with its messages and whether it is committed."""
+    with transactional(config, topic, **options) as producer:
         for values, is_committed in transactions:
             producer.begin_transaction()
-            for future in [producer.send(topic, value, partition=partition) for value in values]:
-                future.get(timeout=30)
+            add(producer, topic, values, partition)
             if is_committed:
                 producer.commit_transaction()
             else:
@@ -146,7 +162,7 @@ def test_a_gap_that_kafka_no_longer_holds_is_a_loss(config: Settings, saver: Con
     batch = committed(config, topic, until=3)
     ingest(saver, topic, batch[:1])
     truncate(config, topic, 3)
-    with pytest.raises(DataLoss, match=f"{topic}: partition 0: offsets 1 to 2 are gone from Kafka"):
+    with pytest.raises(DataLoss, match=f"{topic}: offsets 1 to 2 of partition 0 are gone from Kafka"):
         store(saver, topic, batch[3:])
 
 
@@ -187,3 +203,139 @@ def test_a_saver_stores_what_a_transactional_producer_committed_and_nothing_else
     world.await_ids(kept)
     # a transaction of two takes three offsets; each partition's last committed one ends before offset 20
     assert (world.total("rows_in"), world.total("offset_gaps")) == (3 * 8, 3 * (20 - 8))
+
+
+def test_compressed_transactions_of_every_kind_of_producer_are_stored(world: World) -> None:
+    kept = []
+    for number, codec in enumerate(["gzip", "snappy", "lz4", "zstd"]):
+        place = {"partition": number % 3, "compression_type": codec}
+        first, aborted, second = (carts(start, start + 50) for start in range(1000 * number, 1000 * number + 300, 100))
+        send(world.config, world.topic, (first, True), (aborted, False), (second, True), **place)
+        # Spark's own producer is Java's, whose formats differ; more than a megabyte in one of its batches
+        java = [cart(f"java-{codec}-{one}", note="x" * 700) for one in range(3000)]
+        send_by_java(world, java, codec, number % 3)
+        third = carts(9100 + number, 9101 + number)
+        send(world.config, world.topic, (carts(9000, 9050), False), (third, True), **place)
+        kept += [*first, *second, *java, *third]
+    world.ingest()
+    world.await_ids(kept)
+    # three markers around the first two, one behind the aborted last ones, and one at the very end that no message follows
+    assert (world.total("rows_in"), world.total("offset_gaps")) == (len(kept), 4 * (50 + 3 + 50 + 1) + 1)
+
+
+def send_by_java(world: World, values: Sequence[bytes], codec: str, partition: int) -> None:
+    """Send messages without a transaction by Kafka's own client, in few and large batches."""
+    rows = [(world.topic, partition, value) for value in values]
+    frame = world.session.createDataFrame(rows, "topic string, partition int, value binary").coalesce(1)
+    options = {"bootstrap.servers": world.config.kafka_bootstrap, "compression.type": codec}
+    options |= {"batch.size": "800000", "linger.ms": "100"}
+    writer = frame.write.format("kafka")
+    writer.options(**{f"kafka.{name}": value for name, value in options.items()}).save()
+
+
+def offsets(world: World, column: str) -> list[int]:
+    """A column of the backlog, by partition."""
+    return [int(value) for value in backlog(world.contract)[column]]
+
+
+def test_a_run_over_what_is_there_ends_before_an_open_transaction(world: World) -> None:
+    send(world.config, world.topic, (carts(0, 3), True))
+    with transactional(world.config, world.topic) as producer:
+        producer.begin_transaction()
+        add(producer, world.topic, carts(10, 15))
+        world.send(carts(20, 23), partitions=[0])  # committed, but behind what isn't decided
+        world.send(carts(30, 33), partitions=[1])
+        assert (offsets(world, "lag"), offsets(world, "open")) == ([4, 3, 0], [8, 0, 0])
+        tried = world.ingest(publish=False)
+        assert (tried.state, tried.total("rows_written")) == ("tried out", 6)
+        world.ingest()
+        world.await_ids([*carts(0, 3), *carts(30, 33)])
+        assert (offsets(world, "lag"), offsets(world, "open")) == ([0, 0, 0], [8, 0, 0])
+        assert world.ingest().total("rows_in") == 0
+        producer.commit_transaction()
+    world.ingest()
+    world.await_ids([*carts(0, 3), *carts(10, 15), *carts(20, 23), *carts(30, 33)])
+    assert (offsets(world, "lag"), offsets(world, "open")) == ([0, 0, 0], [0, 0, 0])
+    assert world.total("rows_in") == 14
+
+
+def test_a_transaction_that_its_producer_left_is_aborted_by_kafka_and_never_stored(world: World) -> None:
+    with transactional(world.config, world.topic, transaction_timeout_ms=1000) as producer:
+        producer.begin_transaction()
+        add(producer, world.topic, carts(0, 5))
+        world.send(carts(10, 13), partitions=[0])
+        with world.at_work():
+            world.send(carts(20, 23), partitions=[1])
+            world.await_ids(carts(20, 23))
+            assert offsets(world, "open") == [8, 0, 0]
+            # Kafka looks for such transactions every ten seconds
+            world.await_ids([*carts(10, 13), *carts(20, 23)])
+    assert world.total("rows_in") == 6
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_markers_and_aborted_messages_behind_the_last_message_are_no_loss_when_kafka_removes_them(
+    world: World, is_committed: bool
+) -> None:
+    send(world.config, world.topic, (carts(0, 3), True), (carts(3, 5), is_committed))
+    world.send(carts(10, 12), partitions=[1])
+    world.ingest()
+    world.truncate(0, 7)  # all of it: three messages, a marker, two messages, a marker
+    assert (offsets(world, "head"), offsets(world, "lag")) == ([7, 2, 0], [0, 0, 0])
+    assert world.ingest().total("rows_in") == 0
+    # and the ledger goes on without a hole
+    world.send(carts(20, 23), partitions=[0])
+    world.ingest()
+    kept = [*carts(0, 5 if is_committed else 3), *carts(10, 12), *carts(20, 23)]
+    world.await_ids(kept)
+    assert world.total("rows_in") + world.total("offset_gaps") == 7 + 3 + 2
+    assert world.ledger()[-1]["end_offsets"]["0"] == 10
+
+
+def test_a_saver_at_work_knows_of_a_quiet_partition_that_nothing_follows(world: World) -> None:
+    send(world.config, world.topic, (carts(0, 3), True))
+    sent = 10
+    with world.at_work():
+
+        def is_known() -> bool:
+            nonlocal sent
+            world.send(carts(sent, sent + 1), partitions=[1])
+            sent += 1
+            return offsets(world, "head")[0] == 4
+
+        eventually(is_known)
+        world.truncate(0, 4)
+        world.send(carts(5, 6), partitions=[0])
+        world.await_ids([*carts(0, 3), *carts(5, 6), *carts(10, sent)])
+    world.ledger()
+
+
+def test_what_kafka_has_removed_unread_is_a_loss_behind_a_marker_too(world: World) -> None:
+    send(world.config, world.topic, (carts(0, 3), True))
+    world.ingest()
+    send(world.config, world.topic, (carts(3, 5), True))
+    world.truncate(0, 7)
+    with pytest.raises(DataLoss, match=f"{world.topic}: offsets 4 to 6 of partition 0 are gone from Kafka .* any more"):
+        world.ingest()
+    assert world.total("rows_in") == 3
+
+
+def test_a_head_that_is_moved_back_by_hand_is_read_again_from_there(world: World) -> None:
+    send(world.config, world.topic, (carts(0, 3), True))
+    world.ingest()
+    world.execute(f"update ops.ingest_heads set end_offsets = '{{\"0\": 1}}' where source_table = '{TABLE}'")
+    assert offsets(world, "head")[0] == 1
+
+
+def test_kafka_says_how_far_there_is_no_message_and_the_query_where_kafka_can_not(config: Settings, topic: str) -> None:
+    send(config, topic, (carts(0, 3), True), (carts(3, 5), False), (carts(5, 6), True))  # 0-2, 4-5, 7 and their markers
+
+    def passed(head: int, witnessed: int = 0) -> int:
+        found = gaps.passed(topic, {0: head}, witnessed={0: witnessed}, kafka=config.kafka_bootstrap)
+        return found.get(0, head)
+
+    assert [passed(head) for head in (0, 2, 3, 5, 7, 8)] == [0, 2, 7, 7, 7, 9]
+    truncate(config, topic, 5)
+    assert (passed(3), passed(3, witnessed=5), passed(3, witnessed=4)) == (3, 7, 4)
+    truncate(config, topic, 9)
+    assert (passed(8), passed(8, witnessed=9)) == (8, 9)

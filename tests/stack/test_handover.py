@@ -65,7 +65,7 @@ def handed_over(stack: Settings, drained: dict[str, int]) -> Iterator[HandedOver
             eventually(lambda: all(map(is_level, KEYS)))
         finally:
             savers.terminate()
-            savers.wait(timeout=60)
+            savers.wait(timeout=180)
         assert savers.returncode == 0, log.read_text()
         query = "select * from ops.job_runs where job = %s and started_at > %s order by started_at"
         runs = {table: stored.rows(warehouse, query, f"ingest/{table}", began) for table in KEYS}

@@ -66,13 +66,16 @@ def test_a_copy_of_the_template_is_a_job_of_the_next_cycle_with_its_report(
     assert gallery.select_one(f'.business a[href="latest/{NEW}.html"]')
 
 
-def job(folder: Path, name: str, *, reads: str = "", code: str = "pass") -> None:
+PUBLISH = "publish: bool = False  # commit"
+
+
+def job(folder: Path, name: str, *, reads: str = "", code: str = "pass", parameters: str = PUBLISH) -> None:
     """A small job that writes the table of its name and does nothing but `code`."""
-    front = f"schedule: batch\nreads: [{reads}]\nwrites: warehouse.{name}\ngrain: none\ntimeout: 1m\nretries: 0"
+    front = f"schedule: batch\nreads: [{reads}]\nwrites: warehouse.{name}\ngrain: none\ntimeout: 5m\nretries: 0"
     cells = [
         new_raw_cell(front, metadata={"tags": ["job"]}),
         new_markdown_cell(f"# {name.capitalize()}"),
-        new_code_cell("publish: bool = False  # commit", metadata={"tags": ["parameters"]}),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         new_code_cell(code),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

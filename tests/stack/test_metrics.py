@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg2 import sql
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from pydantic import SecretStr
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from generators.events import Event
 from generators.producer import produce
@@ -38,16 +39,21 @@ names = count()
 def config(stack: Settings) -> Iterator[Settings]:
     """The settings of the stack, but for an empty realtime database of the test's own."""
     name = f"metrics_{next(names)}"
-    dsns = {key: getattr(stack, key).rpartition("/")[0] + f"/{name}" for key in ("realtime_dsn", "realtime_admin_dsn")}
-    with closing(psycopg2.connect(stack.realtime_admin_dsn)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(stack.dsn("realtime", admin=True))) as connection, connection.cursor() as cursor:
         connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    own = stack.model_copy(update=dsns)
+    own = stack.model_copy(update=stored.renamed(stack, name))
     migrate.migrate(own, "realtime")
     yield own
-    with closing(psycopg2.connect(stack.realtime_admin_dsn)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(stack.dsn("realtime", admin=True))) as connection, connection.cursor() as cursor:
         connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         cursor.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is slow to answer isn't away."""
+    monkeypatch.setattr(metrics, "ANSWER_SECONDS", 60)
 
 
 @pytest.fixture
@@ -91,7 +97,7 @@ def document(event_id: str, age: float = 0, **fields: Any) -> bytes:
 
 def write(config: Settings, *payloads: bytes, table: str = "cart_events", partition: int = 0) -> None:
     """Commit one micro-batch to the database, as a saver would."""
-    with closing(psycopg2.connect(config.realtime_dsn)) as connection, connection:
+    with closing(psycopg2.connect(config.dsn("realtime"))) as connection, connection:
         with connection.cursor() as cursor:
             head = sink.read_head(cursor, table)
         start = head.end_offsets.get(partition, 0)
@@ -104,7 +110,7 @@ def write(config: Settings, *payloads: bytes, table: str = "cart_events", partit
 
 def rows(config: Settings, query: str, *parameters: Any) -> list[dict[str, Any]]:
     """The rows of a query on the test's database, as its owner."""
-    with closing(psycopg2.connect(config.realtime_admin_dsn)) as connection:
+    with closing(psycopg2.connect(config.dsn("realtime", admin=True))) as connection:
         return stored.rows(connection, query, *parameters)
 
 
@@ -112,8 +118,8 @@ def start_realtime(config: Settings) -> None:
     """Start the server of the realtime database, and wait until it answers."""
     parts_of_stack.start(config, ["realtime"])
     retry = retry_if_exception_type(psycopg2.OperationalError)
-    connect = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.1), retry=retry)
-    connect(psycopg2.connect, config.realtime_dsn).close()
+    connect = Retrying(stop=stop_after_delay(180), wait=wait_fixed(0.1), retry=retry)
+    connect(psycopg2.connect, config.dsn("realtime")).close()
 
 
 def test_the_exposition_is_the_sum_of_the_ledger(config: Settings, exporter: Exporter) -> None:
@@ -256,7 +262,7 @@ def test_a_scrape_is_answered_while_nothing_else_is(config: Settings, caplog: py
     ports = scratch.environment(config.data_dir)
     nowhere = {
         "kafka_bootstrap": f"localhost:{ports['GM_KAFKA_PORT']}",
-        "realtime_dsn": f"postgresql://u:p@localhost:{ports['GM_REALTIME_PORT']}/realtime",
+        "realtime_dsn": SecretStr(f"postgresql://u:p@localhost:{ports['GM_REALTIME_PORT']}/realtime"),
     }
     with closing(Exporter(config.model_copy(update=nowhere))) as exporter:
         assert scrape(exporter) == {("globalmart_up", "realtime"): 0, ("globalmart_up", "kafka"): 0}
@@ -277,13 +283,31 @@ def test_without_kafka_the_counters_are_there_and_lag_is_not(config: Settings) -
 
 def test_the_program_answers_on_loopback(stack: Settings) -> None:
     parts_of_stack.start(stack, ["metrics"])
-    waiting = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.25), retry=retry_if_exception_type(OSError))
+    address = f"http://127.0.0.1:{stack.metrics_port}/metrics"
+
+    def asked(*chosen: str) -> Samples:
+        query = "&".join(f"name[]={name}" for name in chosen)
+        with urllib.request.urlopen(f"{address}?{query}" if query else address) as answer:
+            return parsed(answer.read().decode())
+
+    # a part that takes longer than three seconds to answer counts as away
+    waiting = Retrying(
+        stop=stop_after_delay(120),
+        wait=wait_fixed(0.25),
+        retry=retry_if_exception_type(OSError)
+        | retry_if_result(lambda found: {found["globalmart_up", part] for part in ("realtime", "kafka")} != {1}),
+    )
     try:
-        text = waiting(lambda: urllib.request.urlopen(f"http://127.0.0.1:{stack.metrics_port}/metrics").read())
+        found = waiting(asked)
+        up = {("globalmart_up", "realtime"), ("globalmart_up", "kafka")}
+        assert set(asked("globalmart_up")) == up
+        rows = {("globalmart_ingest_rows_total", table) for table in CONTRACTS}
+        assert set(asked("globalmart_ingest_rows_total", "globalmart_up", "nonsense")) == rows | up
+        counts = asked("globalmart_ingest_commit_interval_seconds_count")
+        assert {key[0] for key in counts} <= {"globalmart_ingest_commit_interval_seconds_count"}
+        assert asked("nonsense") == {}
     finally:
         parts_of_stack.stop(stack, ["metrics"])
-    found = parsed(text.decode())
-    assert found["globalmart_up", "realtime"] == found["globalmart_up", "kafka"] == 1
     with stored.connected(stack, "realtime") as connection:
         written = stored.scalar(connection, "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches")
     assert sum(value for key, value in found.items() if key[0] == "globalmart_ingest_rows_total") == written

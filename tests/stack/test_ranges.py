@@ -474,7 +474,7 @@ def test_a_cut_before_an_event_of_a_later_day_lies_before_its_range(
 def test_a_merge_that_fails_is_logged_and_the_cycle_goes_on(
     config: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(config, "realtime_dsn", config.realtime_dsn.replace("_apart", "_nowhere"))
+    monkeypatch.setattr(config, "realtime_dsn", stored.renamed(config, "realtime_nowhere")["realtime_dsn"])
     cycle._merge_ledger(NEVER)
     (record,) = caplog.records
     assert "the ledger wasn't merged; the next cycle tries again: " in record.message

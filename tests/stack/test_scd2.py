@@ -80,7 +80,7 @@ def load(stack: Settings) -> Iterator[Load]:
     with closing(psycopg2.connect(stack.dsn("warehouse", admin=True))) as admin:
         with admin, admin.cursor() as cursor:
             cursor.execute(TABLE)
-        begun = warehouse.begin("test/scd2")
+        begun = warehouse.begin("test/scd2", reads=())
         yield begun
         begun.connection.rollback()
         begun.finish()

@@ -241,7 +241,7 @@ def test_of_two_runs_that_plan_the_same_epoch_only_one_writes(committing: Connec
         waiting = pool.submit(write, other, CART_EVENTS, messages(cart("a"), cart("b")), two, 0)
         committing.commit()
         with pytest.raises(Fenced):
-            waiting.result(timeout=30)
+            waiting.result(timeout=180)
         other.rollback()
     assert stored(committing) == [("a", 0)]
     assert write(committing, CART_EVENTS, messages(cart("b"), start=1), one, 1)
@@ -286,6 +286,38 @@ def test_only_a_duplicate_that_says_something_else_is_a_conflict(saver: Connecti
     assert receipt
     assert (receipt.rows_written, receipt.duplicates, receipt.conflicts) == (1, 5, 4)
     assert ledger(saver, receipt.ingest_batch_id, "conflicts, by_partition #> '{100,conflicts}'") == (4, 4)
+
+
+TEXTS = [
+    "\\.",
+    "a\n\\.\nb",
+    "\r\n\\.\r\n",
+    "\n",
+    "\r",
+    "\\N",
+    "\\",
+    '"',
+    '""',
+    ",",
+    "a,b",
+    "\t",
+    " ",
+    "null",
+    "\x01\x7f",
+    "\u2028",
+    "🏝",
+]
+
+
+def test_texts_that_mean_something_to_copy_are_stored_as_they_are(saver: Connection) -> None:
+    batch = [cart(f"e{n}", session_id=text, country=text, note=text, deep=[text]) for n, text in enumerate(TEXTS)]
+    # the second time through the table that duplicates take
+    for start in (0, len(batch)):
+        receipt = write(saver, CART_EVENTS, messages(*batch, start=start), next_run(saver, f"run {start}"), 0)
+        assert receipt
+        assert (receipt.dead_letters, receipt.conflicts) == (0, 0)
+    columns = "session_id, country, note, extra -> 'deep' ->> 0"
+    assert stored(saver, columns=columns) == [(text,) * 4 for text in TEXTS]
 
 
 def test_orders_conflict_by_their_lines(saver: Connection) -> None:

@@ -1,8 +1,13 @@
 """The stack itself: it starts, answers, and is brought up to date."""
 
+import subprocess
+import sys
+
+import psutil
+
 from lib import migrate
 from lib import stack as parts_of_stack
-from lib.settings import Settings
+from lib.settings import ROOT, Settings
 
 
 def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings) -> None:
@@ -17,3 +22,29 @@ def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings
 def test_applying_the_migrations_again_does_nothing(stack: Settings) -> None:
     assert migrate.migrate(stack, "realtime") == []
     assert migrate.migrate(stack, "warehouse") == []
+
+
+def secrets(config: Settings) -> list[str]:
+    """Every secret of the stack, in clear."""
+    passwords = (config.realtime_password, config.warehouse_password, config.admin_password, config.spark_token)
+    return [secret.get_secret_value() for secret in (*passwords, config.lab_token)]
+
+
+def test_no_command_line_and_no_log_tells_a_secret(stack: Settings) -> None:
+    # a query for each server, and a login that is refused
+    parts_of_stack.await_health(stack)
+    refused = stack.dsn("warehouse").replace(stack.warehouse_password.get_secret_value(), "not the password")
+    query = f"import psycopg2; psycopg2.connect({refused!r})"
+    subprocess.run([sys.executable, "-c", query], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    told = [" ".join(process.cmdline()) for process in psutil.process_iter() if _is_ours(process, stack)]
+    assert any("SparkConnectServer" in line for line in told)
+    told += [log.read_text(errors="replace") for log in (stack.data_dir / "logs").glob("*.log*")]
+    assert len(told) > 10
+    assert not [text[:200] for text in told for secret in secrets(stack) if secret in text]
+
+
+def _is_ours(process: psutil.Process, config: Settings) -> bool:
+    try:
+        return process.environ().get("GM_STACK") == str(config.data_dir) and bool(process.cmdline())
+    except psutil.Error:
+        return False

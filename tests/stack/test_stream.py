@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import stored
 from kafka.admin import NewPartitions
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.streaming.query import StreamingQuery
@@ -157,7 +159,14 @@ def test_a_run_far_behind_uses_the_larger_cap_and_goes_back_when_it_is_level(wor
             return world.epoch() == 2
 
         eventually(gone_back)
-        world.send(carts(sent, sent + 450))
+        # all of them are there before the next batch but one is taken
+        with (
+            stored.connected(world.config, "realtime") as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("select from ops.ingest_heads where source_table = %s for update", [world.contract.table])
+            world.send(carts(sent, sent + 450))
         eventually(lambda: len(world.ids()) == sent + 450)
     batches = world.ledger()
     largest = {epoch: max(b["rows_in"] for b in batches if b["epoch"] == epoch) for epoch in (1, 2)}
@@ -166,7 +175,10 @@ def test_a_run_far_behind_uses_the_larger_cap_and_goes_back_when_it_is_level(wor
     assert len({batch["query_id"] for batch in batches}) == 1
 
 
-def test_by_hand_a_saver_at_work_is_left_alone_and_its_receipt_shown(world: World, other: SparkSession) -> None:
+def test_by_hand_a_saver_at_work_is_left_alone_and_its_receipt_shown(
+    world: World, other: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FRESH", timedelta(hours=1))  # its signs of life may come late here
     with world.at_work(trigger_interval=BRISK):
         world.send(carts(0, 30))
         world.await_ids(carts(0, 30))

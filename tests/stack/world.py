@@ -22,7 +22,7 @@ from lib.settings import Settings
 
 TABLE = CART_EVENTS.table
 TIME = datetime(2026, 3, 1, 12, tzinfo=UTC).isoformat()
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 AWAY = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 

@@ -121,6 +121,21 @@ def test_a_missing_java_is_one_clear_line(tmp_path: Path) -> None:
     assert "Java 17 or later is needed and none was found" in the_line(set_up(JAVA_HOME="", PATH=str(tmp_path)))
 
 
+@pytest.mark.parametrize("port", ["many", "0", "99999", "5.0"])
+def test_a_port_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("GM_KAFKA_PORT", port)
+    with pytest.raises(SystemExit, match=r"^globalmart: GM_KAFKA_PORT has to be a whole number from 1 to 65535$"):
+        bootstrap.taken_ports()
+
+
+def test_an_env_file_that_is_not_utf_8_does_not_stop_the_set_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "my.env").write_bytes(b"\xef\xbb\xbfGM_RATE=7\nGM_LAB_TOKEN=caf\xe9\n")
+    monkeypatch.setenv("GM_ENV_FILE", str(tmp_path / "my.env"))
+    assert bootstrap.environment()["GM_RATE"] == "7"
+
+
 @pytest.mark.parametrize("command", [["lib/bootstrap.py", "--ports"], ["-m", "lib.stack", "up"]])
 def test_taken_ports_are_named_together_with_the_lines_that_move_them(
     tmp_path: Path, taken: list[int], command: list[str]

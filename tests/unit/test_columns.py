@@ -258,6 +258,24 @@ def test_they_agree_on_any_mutation_of_a_message(
     assert_agree(contract, [payload[:place] + put + payload[place + cut :], payload])
 
 
+@pytest.mark.parametrize(
+    "time", ["20:13:035Z", "20:13:03 Z", "20:13:03.Z", "20:13:03x+01:00", "20:13:03 +01:00", "20:13Zx"]
+)
+def test_a_time_with_something_in_it_that_is_no_time_is_dead(time: str) -> None:
+    batch = decode_batch(CART_EVENTS, [raw(CART | {"timestamp": f"2026-01-14T{time}"}), raw(CART)], NOW)
+    assert (batch.dead[0].reason, len(batch.typical)) == ("wrong_type", 1)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [*("2026-01-14T20:13:03Z", "2026-01-14 20:13:03.5", "2026-01-14T20:13:03,123456789+05:30", "2026-01-14T20:13-08"),
+     *("20260114T201303Z", "2026-W03-3T20:13:03", "2026W033T20", "2026-01-14T20:13:03.123456+0530")],
+)  # fmt: skip
+def test_a_time_in_any_form_of_iso_8601_is_stored(time: str) -> None:
+    batch = decode_batch(CART_EVENTS, [raw(CART | {"timestamp": time})], NOW)
+    assert not batch.dead
+
+
 def test_free_and_dear_order_lines_are_stored_after_a_second_look() -> None:
     payloads = [raw(ORDER, products=lines(price=price)) for price in ("0", "-0.0", "999999.99", "1000000", "1e13")]
     assert set(assert_agree(TRANSACTIONS, payloads).odd) == {0, 1, 3, 4}

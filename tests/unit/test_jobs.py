@@ -1,6 +1,6 @@
 """Jobs: discovery, front matter, order, selection, parameters, and what `validate` names."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import nbformat
@@ -9,8 +9,7 @@ import pytest
 import tiny_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from lib import cells, conventions, jobs, parameters
-from lib.front_matter import trigger
+from lib import cells, conventions, jobs
 from lib.jobs import Job, JobError
 
 
@@ -55,7 +54,9 @@ def test_explorations_templates_and_checkpoints_are_no_jobs(tmp_path: Path) -> N
     ("front", "message"),
     [
         ("schedule: hourly", "`schedule: hourly`: has to be one of stream, batch, daily, manual, or a cron line"),
-        ("schedule: '61 * * * *'", "61"),
+        ("schedule: '61 * * * *'", "minute `61`: has to be 0 to 59"),
+        ("schedule: '0 9 30 2 *'", "`schedule: 0 9 30 2 *`: never comes true"),
+        ("schedule: '@reboot'", "nothing else begins with @"),
         ("schedule: */5 * * * *", "a cron line needs quotes"),
         ("retries: 1", "`schedule` is missing"),
         ("schedule: batch\nowner: me", "unknown key `owner`"),
@@ -174,13 +175,6 @@ def test_the_job_table_has_a_row_per_job_between_markers() -> None:
     assert lines[3] == row
 
 
-@pytest.mark.parametrize(("day", "weekday"), [("0", 6), ("1", 0), ("5", 4), ("7", 6), ("sun", 6)])
-def test_days_of_the_week_are_numbered_as_cron_does(day: str, weekday: int) -> None:
-    moment = trigger(f"0 2 * * {day}").get_next_fire_time(None, datetime(2026, 11, 23, tzinfo=UTC))
-    assert moment.weekday() == weekday
-    assert moment.utcoffset() == timedelta(0)
-
-
 def test_parameters_are_those_that_papermill_sees(tmp_path: Path) -> None:
     text = 'name: str = "a"  # one\nsizes: list[int] = [1, 2]  # two\nrate: float = -0.5  # three'
     path = tiny_notebooks.write(tmp_path / "x.ipynb", parameters=text)
@@ -194,50 +188,6 @@ def test_a_parameters_cell_with_code_in_it_is_refused(tmp_path: Path) -> None:
     tiny_notebooks.write(tmp_path / "x.ipynb", parameters="import os\nhome: str = os.sep")
     with pytest.raises(JobError, match="x: cell 3: a parameters cell holds only lines as"):
         jobs.discover(tmp_path)
-
-
-def test_values_of_parameters_are_yaml_and_a_date_stays_text() -> None:
-    given = parameters.parse(["n=4", "x=1.5", "on=true", "names=[a, b]", "day=2026-11-01", "text=a=b", "none="])
-    assert given == {
-        "n": 4,
-        "x": 1.5,
-        "on": True,
-        "names": ["a", "b"],
-        "day": "2026-11-01",
-        "text": "a=b",
-        "none": "",
-    }
-
-
-@pytest.mark.parametrize("pair", ["cut", "=4", "a b=4", "import os;x=4", "x=[1"])
-def test_a_pair_of_another_form_is_refused(pair: str) -> None:
-    with pytest.raises(JobError, match="-p "):
-        parameters.parse([pair])
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"nmae": "a"}, "has no parameter nmae; its parameters: name, n, x, on, names, maybe"),
-        ({"n": "4"}, "n takes int, not '4'"),
-        ({"n": True}, "n takes int, not True"),
-        ({"n": 1.0}, "n takes int"),
-        ({"on": 1}, "on takes bool"),
-        ({"name": 4}, "name takes str"),
-        ({"names": "a"}, r"names takes list\[str\]"),
-        ({"run_date": "2026-11-01"}, "--run-date"),
-        ({"cut": 4}, "--resume"),
-    ],
-)
-def test_an_unknown_or_wrong_parameter_is_refused(tmp_path: Path, values: dict[str, object], message: str) -> None:
-    declared = (
-        'name: str = ""\nn: int = 0\nx: float = 0\non: bool = False\nnames: list[str] = []\nmaybe: str | None = None'
-    )
-    tiny_notebooks.write(tmp_path / "etl" / "x.ipynb", parameters=declared)
-    [found] = jobs.discover(tmp_path)
-    with pytest.raises(JobError, match=message):
-        parameters.check(found, values)
-    parameters.check(found, {"name": "a", "n": 4, "x": 1, "on": True, "names": ["a"], "maybe": None})
 
 
 def test_a_notebook_as_it_should_be_has_no_problem(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a saver's report says of its ledger rows."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -56,8 +57,8 @@ def test_offsets_that_no_message_had_show_as_gaps() -> None:
 def test_a_run_without_messages_has_an_empty_receipt() -> None:
     run = receipt()
     assert run.partitions().empty
-    (slice_,) = run.over_time().to_dict("records")
-    assert (slice_["rows_written"], slice_["duplicates"], slice_["dead_letters"]) == (0, 0, 0)
+    assert run.over_time().empty
+    assert list(run.over_time()) == ["time", "rows_written", "duplicates", "dead_letters"]
 
 
 def test_rates_are_per_second_whatever_the_slice_and_quiet_slices_are_zero() -> None:
@@ -78,3 +79,11 @@ def test_a_percentile_is_the_upper_bound_of_its_bucket(share: float, bound: floa
 def test_without_events_there_is_no_percentile() -> None:
     assert percentile([], 0.95) is None
     assert percentile([{}], 0.95) is None
+
+
+def test_batches_follow_on_by_their_offsets_and_not_by_their_numbers() -> None:
+    first, later = batch(7, 0, p0=(10, 5, 0, 0)), batch(9, 1, p0=(15, 2, 0, 1), p1=(3, 1, 0, 0))
+    assert receipt(first, later).follow_on()
+    assert not receipt(first, batch(8, 1, p0=(16, 2, 0, 1))).follow_on()
+    assert not receipt(later, first).follow_on()
+    assert replace(receipt(first), batches=pd.DataFrame()).follow_on()

@@ -5,11 +5,13 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import papermill
 import plotly
+import plotly.express as px
 import pytest
 import scrapbook
 from bs4 import BeautifulSoup
@@ -202,6 +204,25 @@ def test_an_empty_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cell.text for cell in BeautifulSoup(clean(shown[0]["text/html"]), "html.parser").find_all("td")] == ["none"]
 
 
+@pytest.mark.parametrize("colour", [None, "became"])
+def test_a_chart_without_a_point_says_so_instead_of_showing_axes(
+    monkeypatch: pytest.MonkeyPatch, colour: str | None
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(report, "_display", shown.append)
+    frame = pd.DataFrame(columns=["time", "events", "became"])
+    report.show(px.bar(frame, x="time", y="events", color=colour, title="What became of 0 messages"))
+    (bundle,) = shown
+    assert BeautifulSoup(clean(bundle["text/html"]), "html.parser").get_text("|") == "What became of 0 messages|none"
+
+
+def test_a_chart_of_zeros_keeps_its_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(report, "_display", shown.append)
+    report.show(px.bar(pd.DataFrame({"day": [1], "events": [0]}), x="day", y="events"))
+    assert shown[0]["application/vnd.plotly.v1+json"]["data"]
+
+
 def test_page_knows_no_outside_address(page: BeautifulSoup, runs: Path) -> None:
     text = (runs / "analytics/rfm_analysis/2026-11-22/r1.html").read_text()
 
@@ -217,6 +238,42 @@ def test_links_lead_to_what_is_there(runs: Path, path: str) -> None:
     (script,) = page.select("script[src]")
     assert (runs / path).parent.joinpath(script["src"]).samefile(runs / "assets" / html.PLOTLY_JS)
     assert ((runs / path).parent / page.nav.a["href"]).resolve() == (runs / "index.html").resolve()
+
+
+@pytest.mark.parametrize("job", ["x", "foo/bar/baz", "etl/x"])
+def test_a_job_in_any_folder_has_its_name_and_right_links_in_its_reports(runs: Path, tmp_path: Path, job: str) -> None:
+    notebook = tmp_path / job / "2026-11-22" / "r1.ipynb"
+    notebook.parent.mkdir(parents=True)
+    shutil.copy(runs / "analytics/rfm_analysis/2026-11-22/r1.ipynb", notebook)
+    own, latest = notebook.with_suffix(".html"), tmp_path / "latest" / f"{job}.html"
+    entry = Entry(
+        job=job, title="T", status="failed", report=f"latest/{job}.html", failed_report=f"{job}/2026-11-22/r1.html"
+    )
+
+    html.render(notebook, own, assets=tmp_path / "assets")
+    html.publish_latest(own, latest, assets=tmp_path / "assets")
+    index = gallery(tmp_path, [entry])
+
+    for place in (own, latest):
+        page = parse(place)
+        (script,) = page.select("script[src]")
+        assert (place.parent / script["src"]).samefile(tmp_path / "assets" / html.PLOTLY_JS)
+        assert (place.parent / page.nav.a["href"]).samefile(index)
+        facts = dict(
+            zip(
+                [dt.text for dt in page.select("dl.facts dt")],
+                [dd.text for dd in page.select("dl.facts dd")],
+                strict=True,
+            )
+        )
+        assert (facts["Job"], facts["Day"], facts["Run"]) == (job, "2026-11-22", "r1")
+    links = [link["href"] for link in parse(index).select("a")]
+    assert {(tmp_path / link).resolve() for link in links} == {own, latest}
+
+
+def test_a_job_that_stands_in_no_folder_is_among_the_others(tmp_path: Path) -> None:
+    page = parse(gallery(tmp_path, [Entry(job="x", title="X"), *ENTRIES]))
+    assert [h2.text for h2 in page.select(".line h2")] == ["Savers", "Dimensions and facts", "Others", "Other"]
 
 
 def test_plotly_is_copied_once_and_whole(runs: Path) -> None:
@@ -250,12 +307,15 @@ def test_killed_run_is_failed_though_its_notebook_knows_nothing(runs: Path, tmp_
     assert page.select_one(".problem pre").text == "the kernel died in cell 3"
 
 
-def test_a_page_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+def test_a_page_that_fails_half_way_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "page.html"
     write_whole(target, "old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
 
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(target, "half \ud800")
+    with pytest.raises(OSError, match="full"):
+        write_whole(target, "new")
 
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

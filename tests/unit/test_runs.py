@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tiny_notebooks
 
-from lib import runs
+from lib import causes, progress, runs
 from lib.jobs import discover
 from lib.runs import Run
 from lib.settings import settings
@@ -54,7 +54,7 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def a_run(code: str, *, timeout: int = 60, **parameters: object) -> Run:
+def a_run(code: str, *, timeout: int = 600, **parameters: object) -> Run:
     folder = settings().notebooks_dir
     tiny_notebooks.write(folder / "etl" / "x.ipynb", "schedule: batch\nwrites: warehouse.x\ngrain: one", code=code)
     [job] = discover(folder)
@@ -91,7 +91,7 @@ def test_a_good_run_leaves_its_notebook_its_report_the_latest_one_and_its_number
     assert run.report.exists()
     assert (folders / "runs" / "latest" / "etl" / "x.html").exists()
     assert seen[-1] == (13, 13)
-    assert process_of(run.run_id) == []
+    assert psutil.wait_procs(process_of(run.run_id), timeout=60)[1] == []
     assert not list(run.notebook.parent.glob("*.log"))
     assert not list(run.notebook.parent.glob("*.part"))
 
@@ -128,18 +128,23 @@ def test_a_run_that_takes_too_long_is_killed_and_says_so() -> None:
     assert run.error.startswith("timeout after 5s in ")
 
 
-def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(fifo: Path) -> None:
-    run = a_run(STUBBORN.format(fifo=str(fifo)), timeout=8)
-    kernels: list[int] = []
-    reader = threading.Thread(target=lambda: kernels.append(int(fifo.read_text())))
+def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "STOP_SECONDS", 3)
+    run = a_run(STUBBORN.format(fifo=str(fifo)))
+    stop = threading.Event()
+    kernels: list[psutil.Process] = []
+    reader = threading.Thread(target=lambda: (kernels.append(psutil.Process(int(fifo.read_text()))), stop.set()))
     reader.start()
-    execute(run)
+    execute(run, stop)
     reader.join()
-    assert run.status == "killed"
-    assert not psutil.pid_exists(kernels[0]) or psutil.Process(kernels[0]).status() == psutil.STATUS_ZOMBIE
+    assert (run.status, run.error) == ("killed", "stopped")
+    kernels[0].wait(timeout=60)
 
 
-def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path) -> None:
+def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "STOP_SECONDS", 300)
     run = a_run(SAVER.format(fifo=str(fifo)))
     stop = threading.Event()
     waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
@@ -169,7 +174,7 @@ def test_a_process_that_is_killed_is_killed_and_its_kernel_with_it() -> None:
     assert run.status == "killed"
     assert run.error is not None
     assert "SIGKILL" in run.error
-    assert process_of(run.run_id) == []
+    assert psutil.wait_procs(process_of(run.run_id), timeout=60)[1] == []
 
 
 def test_a_kernel_does_not_outlive_its_scheduler(fifo: Path, folders: Path) -> None:
@@ -195,3 +200,103 @@ def test_run_ids_sort_by_time_and_name_the_job() -> None:
 
 def test_the_minutes_that_a_saver_runs_come_on_top_of_its_timeout() -> None:
     assert a_run("pass", timeout=60, run_minutes=2.0).timeout == timedelta(minutes=3)
+
+
+# --- runs that end otherwise than by their last cell
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.exit(0)",
+        "import sys; sys.exit()",
+        "exit()",
+        "quit()",
+        "exit(0)",
+        "raise SystemExit",
+        "exit",
+        "import sys; sys.exit(3)",
+    ],
+)
+def test_a_run_that_a_cell_ends_is_failed_by_registry_report_and_latest_report_alike(folders: Path, code: str) -> None:
+    run = execute(a_run(code, cut=1))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error.startswith(f"cell 9 (Write): {causes.ENDED_EARLY}")
+    page = run.report.read_text()
+    assert 'class="badge failed"' in page
+    assert "The run ended early" in page
+    assert not (folders / "runs" / "latest" / "etl" / "x.html").exists()
+
+
+def test_the_cell_that_failed_is_named_though_later_ones_were_executed() -> None:
+    run = a_run("1 / 0")
+    document = json.loads(run.job.path.read_text())
+    document["cells"][8]["metadata"]["tags"] = ["raises-exception"]
+    run.job.path.write_text(json.dumps(document))
+    assert execute(run).error == "cell 9 (Write): ZeroDivisionError: division by zero"
+
+
+def test_a_kernel_that_ends_itself_is_killed_by_registry_and_report_alike(folders: Path) -> None:
+    run = execute(a_run("import os; os._exit(0)"))
+    assert (run.status, run.error) == ("killed", "the kernel died in cell 9 (Write) (killed, or out of memory)")
+    assert 'class="badge failed"' in run.report.read_text()
+    assert not (folders / "runs" / "latest" / "etl" / "x.html").exists()
+
+
+def test_a_cell_that_interrupts_itself_is_failed() -> None:
+    run = execute(a_run("raise KeyboardInterrupt"))
+    assert (run.status, run.error) == ("failed", "cell 9 (Write): KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('"bad " + chr(0)', "bad \\x00"),
+        ('"bad \\ud800"', "bad \\ud800"),
+        ('"[red]bad[/]"', "[red]bad[/]"),
+        ('"bad \\x1b[31m"', "bad \\x1b[31m"),
+        ('""', ""),
+    ],
+)
+def test_the_text_of_an_error_is_told_whatever_it_is(text: str, told: str) -> None:
+    run = execute(a_run(f"raise ValueError({text})"))
+    assert (run.status, run.error) == ("failed", f"cell 9 (Write): ValueError{f': {told}' if told else ''}")
+    assert run.report.exists()
+
+
+def test_odd_texts_that_a_cell_prints_are_in_the_report() -> None:
+    run = execute(a_run('print("nul " + chr(0), "half \\ud800", "[red]", "<b>")'))
+    assert (run.status, run.error) == ("done", None)
+    assert run.report.exists()
+
+
+def test_a_frame_and_other_scraps_are_numbers_that_can_be_stored() -> None:
+    code = (
+        "import pandas as pd, scrapbook\n"
+        'scrapbook.glue("frame", pd.DataFrame({"a": [1, 2, 3], "b": [1, 2, 3]}), "pandas")\n'
+        'scrapbook.glue("nan", [float("nan"), float("inf")], "json")\n'
+        'scrapbook.glue("nul", "a" + chr(0))\nscrapbook.glue("headline", 7)\nscrapbook.glue("many", 10**400, "json")'
+    )
+    run = execute(a_run(code))
+    assert (run.status, run.error) == ("done", None)
+    assert run.numbers == {
+        "frame": "DataFrame of 3 × 2",
+        "nan": ["nan", "inf"],
+        "nul": "a\\x00",
+        "headline": 7,
+        "many": 10**400,
+    }
+    assert progress.end_line(run).plain.startswith("done")
+
+
+def test_a_report_that_can_not_be_rendered_takes_nothing_from_the_run(folders: Path) -> None:
+    code = (
+        "from IPython.display import display\n"
+        'display({"application/vnd.plotly.v1+json": 7, "text/plain": "a"}, raw=True)\n'
+        "from lib import report\nreport.glue(rows_written=3)"
+    )
+    run = execute(a_run(code))
+    assert (run.status, run.error, run.numbers) == ("done", None, {"rows_written": 3})
+    assert not run.report.exists()
+    assert "Traceback" in run.notebook.with_suffix(".log").read_text()

@@ -35,8 +35,8 @@ def test_defaults_are_those_of_the_architecture(monkeypatch: pytest.MonkeyPatch)
     assert config.dsn("realtime") == "postgresql://globalmart:r@localhost:5433/realtime"
     assert config.dsn("warehouse") == "postgresql://globalmart:w@localhost:5432/warehouse"
     assert config.dsn("warehouse", admin=True) == "postgresql://postgres:a@localhost:5432/warehouse"
-    assert config.spark_speed == "sc://localhost:15002/;token=t"
-    assert config.spark_batch == "sc://localhost:15003/;token=t"
+    assert config.spark_url("speed") == "sc://localhost:15002/;token=t"
+    assert config.spark_url("batch") == "sc://localhost:15003/;token=t"
     assert (config.spark_driver_memory, config.spark_executor_memory) == ("2g", "2g")
     assert config.cron == "*/5 * * * *"
     assert config.rate == 50
@@ -49,7 +49,7 @@ def test_a_port_moves_an_embedded_part_and_its_url_follows(monkeypatch: pytest.M
     assert config.dsn("realtime").endswith("@localhost:6001/realtime")
     assert config.dsn("realtime", admin=True).endswith("@localhost:6001/realtime")
     assert config.kafka_bootstrap == "localhost:6002"
-    assert config.spark_speed == "sc://localhost:6003/;token=t"
+    assert config.spark_url("speed") == "sc://localhost:6003/;token=t"
 
 
 def test_an_external_part_is_taken_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,16 @@ def test_the_url_of_an_embedded_part_contradicts_it(
 
 def test_the_url_that_an_embedded_part_has_anyway_is_no_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, KAFKA_BOOTSTRAP="localhost:9092").kafka_bootstrap == "localhost:9092"
+
+
+def test_brokers_may_be_written_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read(monkeypatch, EMBEDDED="realtime,warehouse,spark", KAFKA_BOOTSTRAP="one, [::1]:9094")
+    assert config.kafka_bootstrap == "one:9092,[::1]:9094"
+
+
+def test_a_broker_that_is_no_address_is_named_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match=r"kafka_bootstrap[\s\S]*has to be host:port of each broker"):
+        read(monkeypatch, EMBEDDED="realtime,warehouse,spark", KAFKA_BOOTSTRAP="broker:many")
 
 
 def test_an_unknown_part_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:

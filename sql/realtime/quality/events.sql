@@ -6,7 +6,7 @@ select
     max(committed_at) as last_committed_at,
     :cut_at as cut_at
 from ops.ingest_batches
-where source_table = :source and ingest_batch_id <= :upto
+where source_table = :source and ingest_batch_id <= :upto and rows_in > 0
 having coalesce(max(committed_at), '-infinity') < :cut_at - interval '1 hour';
 
 -- name: no_dead_letters(source, after, upto)
@@ -33,3 +33,12 @@ select
     kafka_offset
 from loaded
 where coalesce(country, '') = '';
+
+-- name: nothing_held(job, sources)
+-- No stored event is put aside: the load sees all of them.
+select
+    source_table,
+    event_id,
+    why
+from ops.held_events
+where source_table = any(:sources) and released_batch is null and (loaded_by ->> :job) is null;
