@@ -81,4 +81,22 @@ CASES = (
         "As with the long number: another limit of the same reader.",
         (order("long name", line(f', "{"n" * 50_001}": 1')),),
     ),
+    Case(
+        "a time with a character too many",
+        "CPython's fromisoformat skips a character before the offset, so that garbage was stored as a time.",
+        tuple(
+            view(f"garbage {n}", time=f"2026-03-01T12:00:00{more}") for n, more in enumerate(("5Z", "xZ", " Z", ".Z"))
+        ),
+    ),
+    Case(
+        "poison in a value that a later one replaces",
+        "The typed decoder doesn't see it, the other one does: such a message may be stored or dead, but right.",
+        (
+            ("transactions", (order("replaced 1", line())[1] or b"").replace(b"{", b'{"products": 1e400, ', 1)),
+            (
+                "transactions",
+                (order("replaced 2", line())[1] or b"").replace(b"{", b'{"products": "\xed\xa0\x80", ', 1),
+            ),
+        ),
+    ),
 )

@@ -258,8 +258,7 @@ _KINDS = {
 
 _CALENDAR = r"-(?P<month>\d\d)-(?P<day>\d\d)|(?P<month2>\d\d)(?P<day2>\d\d)"
 _DATE = rf"(?P<year>\d{{4}})(?:{_CALENDAR}|-?W(?P<week>\d\d)(?:-?(?P<weekday>\d))?)"
-# CPython skips a character before the zone, whatever it is
-_CLOCK = r"(?P<hour>\d\d)(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+)|.(?=[Zz+-]))?)?)?"
+_CLOCK = r"(?P<hour>\d\d)(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?)?"
 _ZONE = r"(?P<zone>[Zz]|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d)(?::?(?P<zs>\d\d)(?:\.(?P<zf>\d+))?)?)?)?"
 _ISO = re.compile(f"{_DATE}[Tt ]{_CLOCK}{_ZONE}", re.ASCII)
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-](0\d|1[0-4]):\d\d)?", re.ASCII)
