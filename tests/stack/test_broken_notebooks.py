@@ -146,7 +146,7 @@ def test_the_registry_stores_every_text_and_number(register: Callable[[Run], dic
     run.finish("done", "nul \0, half \ud800, long " + "x" * 10**6)
     row = register(run)
     assert row["numbers"].keys() == {"7", "n\\x00", *(name for name in numbers if name not in (7, "n\0"))}
-    assert (row["numbers"]["nan"], row["numbers"]["large"], row["numbers"]["money"]) == (None, 1e308, 1.5)
+    assert (row["numbers"]["nan"], float(row["numbers"]["large"]), row["numbers"]["money"]) == (None, 1e308, 1.5)
     assert row["error"].startswith("nul \\x00, half \\ud800, long xxx")
 
 
