@@ -113,6 +113,11 @@ def merge(load: Load, fact: Fact, staged: str) -> int:
 
     Each gets the dimension versions that were valid on the event's own day; a key that no dimension has fails the load
     (the column is NOT NULL), and a country that is absent is member -1.
+
+    Raises
+    ------
+    culprits.FailedOn
+        When the database refuses some of the events; it names them. The load is rolled back, and stays begun.
     """
     own = sql.SQL(", ").join(
         sql.SQL("s.{}").format(sql.Identifier(name)) for name in (*fact.columns, "ingest_batch_id")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import aiosql
 import pandas as pd
+import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json, execute_values
@@ -257,12 +258,15 @@ def _conclude(
         if load.publish:
             _store(load.connection, load.job, findings)
         return
-    events = {source: found for source, found in culprits_of(broken).items() if found}
+    why = "; ".join(map(str, broken))
+    try:
+        events = {source: found for source, found in culprits_of(broken).items() if found}
+    except psycopg2.Error as error:
+        events, why = {}, f"{why}; on which events couldn't be asked: {' '.join(str(error).split())}"
     load.abandon()
     if load.publish:
         with closing(database.connect("warehouse")) as own, own:
             _store(own, load.job, findings)
-    why = "; ".join(map(str, broken))
     raise BrokenRule(culprits.message(f"{table} breaks its rules", f"the load was rolled back: {why}", events))
 
 

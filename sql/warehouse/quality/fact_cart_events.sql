@@ -1,7 +1,7 @@
 -- Rules of fact_cart_events, beside those of facts.sql.
 
 -- name: rows_of_the_ledger(ledger_rows)
--- There are as many events as the ledger counts in these batches.
+-- There are as many events as the ledger counts in these batches, held ones left out.
 select
     :ledger_rows as events_in_ledger,
     count(*) as events_found

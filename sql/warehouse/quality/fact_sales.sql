@@ -1,7 +1,7 @@
 -- Rules of fact_sales, beside those of facts.sql. Constraints hold its quantities, prices and amounts.
 
 -- name: rows_of_the_ledger(ledger_rows)
--- There are as many transactions as the ledger counts in these batches.
+-- There are as many transactions as the ledger counts in these batches, held ones left out.
 select
     :ledger_rows as transactions_in_ledger,
     count(distinct transaction_id) as transactions_found
