@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import schedule
-from lib import letter_commands, replay_commands, status, terminal
+from lib import hold_commands, letter_commands, replay_commands, status, terminal
 from lib.backfill import Grid
 from lib.compare import Comparison
 from lib.jobs import Job, JobError
@@ -36,7 +36,8 @@ def a_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_status(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"status": "failed", "run_date": NOW.date(), "started_at": NOW, "finished_at": NOW, "error": ODD}
-    head = dict.fromkeys(("committed_at", "last_event_at")) | {"rows_last_minute": 0, "batches_after_cut": 0}
+    counts = dict.fromkeys(("rows_last_minute", "batches_after_cut", "held"), 0)
+    head = dict.fromkeys(("committed_at", "last_event_at")) | counts
     for table in status.tables({"jobs": {"x": row}, "ingestion": {"t": head}, "cut": None}):
         terminal.output.print(table)
 
@@ -64,6 +65,13 @@ def dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letter_commands, "realtime", nowhere)
     monkeypatch.setattr(letters, "summary", lambda *_, **__: [row | {"example_id": 1, "example": ODD}])
     letter_commands.list_letters(reason=None, table=None, as_json=False)
+
+
+def held_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib import holding
+
+    monkeypatch.setattr(holding, "listing", lambda: [holding.Held("transactions", ODD, ODD, NOW, {ODD: 1})])
+    hold_commands.held(as_json=False)
 
 
 def a_run_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +125,7 @@ def a_date(monkeypatch: pytest.MonkeyPatch) -> None:
         a_backfill,
         a_comparison,
         dead_letters,
+        held_events,
         a_run_that_failed,
         a_headline,
         a_line,
