@@ -454,7 +454,7 @@ def test_a_line_that_stands_still_goes_on_with_the_printed_command_and_ends_as_i
 
     # one comes back, is refused again, and held again, with what the dimensions had of it
     assert "batch 3" in schedule("release", sales, bad).stdout
-    schedule("run", "etl", f"--run-date={DAY.format(3)}", expect=1)
+    schedule("run", "etl", expect=1)
     schedule("hold", sales, bad, "--why", "still")
     plant(config)
     assert "batch 4" in schedule("release", sales, bad, "lost", "odd").stdout
@@ -464,14 +464,14 @@ def test_a_line_that_stands_still_goes_on_with_the_printed_command_and_ends_as_i
     schedule("hold", sales, "new", "--why", "early")
     with pytest.raises(RebuildError, match="events were held since"):
         rebuild.catch_up(built, work)
-    schedule("run", "batch", f"--run-date={DAY.format(4)}")
+    schedule("run", "batch")
     assert facts(config) == {"good": 1, "next": 2, bad: 4, "lost": 4, "odd": 4}
     assert totals(config) == {"u": 3, "v": 1, "w": 1}
     assert schedule("hold", sales, bad, "--why", "late", expect=1).stderr.startswith(repr(bad))
     assert "has no event 'nobody'" in schedule("hold", sales, "nobody", "--why", "w", expect=2).stderr
     schedule("hold", sales, "new", expect=2)
     schedule("release", sales, "new")
-    schedule("run", "batch", f"--run-date={DAY.format(5)}")
+    schedule("run", "batch")
     assert facts(config)["new"] == 6
     assert totals(config) == {"u": 3, "v": 1, "w": 1, "x": 1}
     assert schedule("held").stdout == "no event is held\n"
