@@ -20,7 +20,7 @@ from tests.fuzz.corpus import CASES
 from tests.fuzz.events import messages
 from tests.oracle import expected
 
-SHORT = (1, 20_000)
+SHORT = (2, 10_000)
 LONG = (10, 100_000)
 """Cycles, and messages before each."""
 PARTITIONS = 3
