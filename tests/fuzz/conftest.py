@@ -1,6 +1,7 @@
 """A stack of its own: the fuzzer accounts for everything that Kafka and the databases hold."""
 
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 STACK = Path(__file__).resolve().parents[1] / "stack"
 sys.path.insert(0, str(STACK))
 
-from tests.stack.conftest import schedule, soak, stack  # noqa: E402, F401
+from tests.stack.conftest import FOLDER, schedule, soak, stack  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "stack" in getattr(item, "fixturenames", ()) and STACK not in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="needs a stack of its own: `pytest tests/fuzz` by itself"))
+
+
+def pytest_unconfigure() -> None:
+    """Tests that need no stack leave no folder for one behind."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
