@@ -107,7 +107,8 @@ def missing(load: "Load", fact: "Fact") -> list[str]:
 
 def of_keys(load: "Load", column: str, keys: Sequence[str]) -> dict[str, list[str]]:
     """The events of this load that name one of these customers, products or countries, by table."""
-    of_lines = "exists (select from jsonb_array_elements(products) as line where line ->> 'product_id' = any(%(keys)s))"
+    lines = "jsonb_array_elements(products) as line (value)"
+    of_lines = f"exists (select from {lines} where line.value ->> 'product_id' = any(%(keys)s))"
     found = {}
     for table in CONTRACTS:
         in_lines = (table, column) == ("transactions", "product_id")

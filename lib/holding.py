@@ -14,13 +14,11 @@ from datetime import datetime
 from threading import Event
 from typing import Any
 
-import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, RealDictCursor
 
-from lib import database, locks, registry, sink
+from lib import database, locks, registry, servers, sink
 from lib.cycle import LOCK
 from lib.jobs import Job
 from lib.schemas import CONTRACTS, Contract
@@ -163,8 +161,7 @@ def release(table: str, ids: Sequence[str]) -> Done:
 @contextmanager
 def _changing() -> Iterator[Cursor]:
     """A transaction of the schema's owner, one at a time; readers aren't kept waiting."""
-    dsn = settings().dsn("realtime", admin=True)
-    connection: Connection = psycopg2.connect(dsn, connect_timeout=10, options="-c timezone=UTC")
+    connection = servers.connect(settings().address("realtime", admin=True))
     with closing(connection), connection, connection.cursor() as cursor:
         cursor.execute("lock table ops.held_events in share row exclusive mode")
         yield cursor

@@ -14,7 +14,20 @@ import pytest
 import stored
 from psycopg2.extensions import connection as Connection
 
-from lib import database, dimensions, facts, ledger, letters, migrate, quality, receipt, status, warehouse
+from lib import (
+    culprits,
+    database,
+    dimensions,
+    facts,
+    held,
+    ledger,
+    letters,
+    migrate,
+    quality,
+    receipt,
+    status,
+    warehouse,
+)
 from lib.evolution import MOST
 from lib.incremental import Cut, Window
 from lib.schemas import CONTRACTS
@@ -123,6 +136,9 @@ def _meet_together(config: Settings, names: Sequence[str]) -> None:
     with closing(database.connect("realtime")) as realtime, closing(database.connect("warehouse")) as loaded:
         for window in _windows(realtime):
             _ask(realtime, Load("names", Asked(realtime, loaded), loaded, window, False))  # type: ignore[arg-type]
+        _put_aside(config)
+        for window in _windows(realtime):
+            _ask(realtime, Load("names", Asked(realtime, loaded), loaded, window, False))  # type: ignore[arg-type]
 
 
 def _store(connection: Connection, table: str, names: Sequence[str]) -> None:
@@ -157,6 +173,21 @@ def _events(table: str, names: Sequence[str]) -> list[bytes]:
     return [text.encode() for text in texts]
 
 
+def _put_aside(config: Settings) -> None:
+    """Of each table hold an event, and release another one, which some job had loaded before."""
+    rows = [
+        (table, event, batch, batch and DAY)
+        for table in CONTRACTS
+        for event, batch in (("event 0", None), ("event 1", 3))
+    ]
+    with stored.connected(config, "realtime") as owner, owner, owner.cursor() as cursor:
+        cursor.executemany(
+            "insert into ops.held_events (source_table, event_id, why, released_batch, released_at, loaded_by)"
+            " values (%s, %s, 'names', %s, %s, '{\"other\": 1}')",
+            rows,
+        )
+
+
 def _windows(realtime: Connection) -> list[Window]:
     """A first load of everything, and a later one whose open day isn't settled."""
     heads = stored.rows(realtime, "select source_table, last_batch from ops.ingest_heads")
@@ -175,7 +206,11 @@ def _ask(realtime: Connection, load: Load) -> None:
             case ["load", "whole_day"]:
                 reader(load, whole_day=True)
                 reader(load, whole_day=False)
+    for column in ("user_id", "product_id", "country"):
+        culprits.of_keys(load, column, ["u", "p", "Chad"])
     for fact in facts.FACTS:
         facts.read_unread(load, fact)
+        held.sums(realtime, load, fact.source)
+        culprits.missing(load, fact)
         quality.about_events(realtime, load, fact)
         realtime.commit()
