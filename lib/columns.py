@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from lib.decode import AHEAD, EARLIEST, Dead, Event, Refused, amount_end, decode, instant, to_json
+from lib.decode import AHEAD, EARLIEST, LARGEST, Dead, Event, Refused, amount_end, decode, instant, to_json
 from lib.schemas import LINE, MAX_TEXT, MAX_WHOLE, Contract, Field
 
 USUAL = 10**6
@@ -128,7 +128,7 @@ def _typical(contract: Contract, payloads: Sequence[bytes | None], now: datetime
     read = _decoder(contract).decode
     records, places, doubtful = [], [], []
     for place, payload in enumerate(payloads):
-        if payload is None or b"\\u0000" in payload:
+        if payload is None or len(payload) > LARGEST or b"\\u0000" in payload:
             doubtful.append(place)
             continue
         try:

@@ -17,6 +17,8 @@ import msgspec
 
 from lib.schemas import LINE, MAX_TEXT, MAX_WHOLE, Contract, Field
 
+LARGEST = 64 << 20
+"""Bytes of a message; Kafka's own limit is one of what is sent, which may be a thousandth of that."""
 MAX_DEPTH = 100
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(minutes=5)
@@ -72,6 +74,10 @@ def decode(contract: Contract, payload: bytes | None, now: datetime) -> Event | 
 def _document(payload: bytes | None) -> dict[str, Any]:
     if payload is None:
         raise Refused("not_json", "the message has no value")
+    if len(payload) > LARGEST:
+        raise Refused(
+            "too_large", f"{len(payload) >> 20} MiB, and {LARGEST >> 20} are allowed; its beginning is kept here"
+        )
     try:
         text = payload.decode()
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -105,7 +106,8 @@ def passed(topic: str, heads: Mapping[int, int], *, witnessed: Mapping[int, int]
         for number, place in places.items():
             start = max(heads[number], min(earliest[place], witnessed.get(number, 0)))
             if start >= earliest[place]:
-                start = next(_committed(consumer, place, start, stable[place]), max(start, stable[place]))
+                first = next(_committed(consumer, place, start, stable[place]), None)
+                start = max(start, stable[place]) if first is None else first.offset
             found[number] = start
     return {number: offset for number, offset in found.items() if offset > heads[number]}
 
@@ -116,7 +118,8 @@ def _start(consumer: KafkaConsumer, place: TopicPartition, reading: Reading) -> 
     if window := reading.window(start):
         if earliest > window[0]:
             raise DataLoss(gone(place.topic, place.partition, window[0], earliest))
-        unread = np.setdiff1d(list(_committed(consumer, place, window[0], window[1] + 1)), reading.offsets)
+        there = [record.offset for record in _committed(consumer, place, window[0], window[1] + 1)]
+        unread = np.setdiff1d(there, reading.offsets)
         if len(unread):
             raise OffsetGap(
                 f"{place.topic}: partition {place.partition}: {len(unread)} messages from offset {unread[0]} to "
@@ -125,15 +128,30 @@ def _start(consumer: KafkaConsumer, place: TopicPartition, reading: Reading) -> 
     return start
 
 
-def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, end: int) -> Iterator[int]:
-    """The offsets of the committed messages from `first` up to `end`, which are all below the last stable offset."""
+def messages(topic: str, spans: Mapping[int, tuple[int, int]], *, kafka: str) -> Iterator[Any]:
+    """The committed messages of a topic, partition by partition: of each those from an offset up to another.
+
+    Each has `partition`, `offset`, `key` and `value`.
+
+    Raises
+    ------
+    kafka.errors.KafkaError
+        When Kafka doesn't bring them.
+    """
+    with closing(_consumer(kafka)) as consumer:
+        for partition, (first, end) in spans.items():
+            yield from _committed(consumer, TopicPartition(topic, partition), first, end)
+
+
+def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, end: int) -> Iterator[Any]:
+    """The committed messages from offset `first` up to `end`, which are all below the last stable offset."""
     consumer.assign([place])
     consumer.seek(place, first)
     at, deadline = first, time.monotonic() + PATIENCE_SECONDS
     while at < end:
         for record in consumer.poll(timeout_ms=100).get(place, []):
             if record.offset < end:
-                yield record.offset
+                yield record
         # markers and aborted messages bring no records, but move the position
         came = consumer.position(place, timeout_ms=PATIENCE_SECONDS * 1000)
         if came > at:

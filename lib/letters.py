@@ -12,7 +12,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import RealDictCursor
 
-from lib.decode import Dead, decode
+from lib.decode import LARGEST, Dead, decode
 from lib.plain import printable
 from lib.schemas import CONTRACTS
 from lib.settings import settings
@@ -26,8 +26,6 @@ AT_ONCE = 100
 FIND_SECONDS = 5
 SEND_SECONDS = 20
 NOT_TAKEN = "Kafka didn't take it"
-LARGEST = 64 * 2**20
-"""Bytes of a message that the client lets pass: the broker knows its topic's limit, which holds after compression."""
 
 
 class LetterError(Exception):

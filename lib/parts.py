@@ -24,6 +24,8 @@ KAFKA = {
     "transaction.state.log.min.isr": "1",
     "auto.create.topics.enable": "false",
     "log.retention.hours": str(7 * 24),
+    # a producer's own idea of the time would decide what retention removes, and may be one that no reader can take
+    "log.message.timestamp.type": "LogAppendTime",
     "group.initial.rebalance.delay.ms": "0",
     # after a crash the only broker waits until its own former session has ended: 9 s by default
     "broker.session.timeout.ms": "3000",

@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
 from lib import gaps, rows
-from lib.decode import Dead
+from lib.decode import LARGEST, Dead
 from lib.schemas import Contract
 
 LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 60.0)
@@ -29,6 +29,10 @@ MESSAGES = pa.schema(
     {"partition": pa.int32(), "offset": pa.int64(), "key": pa.binary(), "value": pa.binary()}  # as Spark reads them
 )
 """The columns of a batch."""
+
+
+KEPT = 1 << 20
+"""Bytes of a dead letter that is larger than a message may be; all others are kept as they came."""
 
 
 class Fenced(Exception):
@@ -201,7 +205,8 @@ def _bury(cursor: Cursor, contract: Contract, messages: pa.Table, dead: dict[int
                 messages[name][place].as_py() for name in ("partition", "offset", "key", "value")
             )
             detail = why.detail.encode("utf-8", "replace").decode().replace("\0", "\\0")
-            yield contract.topic, partition, offset, key, value, why.reason, detail, contract.table, batch
+            kept = value[:KEPT] if value and len(value) > LARGEST else value
+            yield contract.topic, partition, offset, key, kept, why.reason, detail, contract.table, batch
 
     execute_values(
         cursor,

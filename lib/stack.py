@@ -174,7 +174,12 @@ def ensure_topics(config: Settings) -> None:
     try:
         missing = set(TOPICS.values()) - set(client.list_topics())
         if missing:
-            client.create_topics([NewTopic(name, num_partitions=3, replication_factor=1) for name in missing])
+            made = {
+                "num_partitions": 3,
+                "replication_factor": 1,
+                "topic_configs": {"message.timestamp.type": "LogAppendTime"},
+            }
+            client.create_topics([NewTopic(name, **made) for name in missing])
     except TopicAlreadyExistsError:
         return
     finally:

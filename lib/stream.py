@@ -9,6 +9,8 @@ messages are huge. The next one starts before the last one is stopped, and takes
 import contextlib
 import functools
 import json
+import logging
+import re
 import shutil
 import time
 import uuid
@@ -38,6 +40,8 @@ from lib.receipt import Receipt
 from lib.schemas import Contract
 from lib.settings import settings
 
+logger = logging.getLogger(__name__)
+
 TRIGGER_INTERVAL = "200 milliseconds"
 MAX_OFFSETS = 10_000
 CATCH_UP_OFFSETS = 50_000
@@ -46,6 +50,10 @@ FAR_BEHIND = 10
 LOOK_SECONDS = 5
 READ_SECONDS = 0.5
 """A run over what is there looks so often whether it has read all of it."""
+UNREADABLE = re.compile(
+    r"overflows|ArithmeticException|CorruptRecordException|RecordTooLargeException|OutOfMemoryError"
+)
+"""Signs of a message that Spark can't bring: its record time is beyond Spark's range, or it is large once decompressed."""
 FRESH = timedelta(seconds=3 * LOOK_SECONDS)
 """A heartbeat that is older belongs to a run that is gone."""
 
@@ -236,9 +244,25 @@ class _Run:
                 self.ceiling = query.cap // 4 or 1
                 self.start(int(self.ceiling))
                 return False
+            if (raised == BatchTooLarge.__name__ or _is_unreadable(error)) and self._read_without_spark():
+                self.ceiling = float("inf")
+                self.start(self.max_offsets)
+                return False
             with contextlib.suppress(KafkaError, psycopg2.Error):
                 backlog(self.contract)  # names the range, where messages are gone
             raise
+
+    def _read_without_spark(self) -> bool:
+        """Write the next messages, one of which Spark can't bring, from this process; whether there were any."""
+        contract, kafka = self.contract, settings().kafka_bootstrap
+        messages = _fetched(contract, backlog(contract))
+        with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
+            writer = sink.Writer(sink.read_head(cursor, contract.table).epoch + 1, self.query_id)
+            taken = sink.write_batch(connection, contract, messages, writer, -1, kafka=kafka)
+        logger.warning("%s: Spark can't bring what stands at the head; %s messages were read without it", *(
+            contract.table, taken.rows_in if taken else 0
+        ))  # fmt: skip
+        return taken is not None
 
     def _retire(self) -> None:
         """Stop the queries that the last one has taken over from, or has had the time to."""
@@ -325,6 +349,12 @@ class _Run:
                 "update ops.ingest_heads set session_id = null where source_table = %s and session_id = %s",
                 [self.contract.table, self.session.session_id],
             )
+
+
+def _is_unreadable(error: PySparkException) -> bool:
+    """Whether Spark failed on bringing a message, before any code of ours saw it."""
+    text = str(error)
+    return causes.TRACEBACK not in text and bool(UNREADABLE.search(text))
 
 
 def _stop(query: _Query) -> None:
@@ -461,15 +491,35 @@ def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -
     starts = {contract.topic: {str(row.partition): row.head for row in rows}}
     ends = {contract.topic: {str(row.partition): min(row.end, row.head + share) for row in rows}}
     frame = _messages(session.read, contract, startingOffsets=json.dumps(starts), endingOffsets=json.dumps(ends))
+    try:
+        messages = frame.toArrow()
+    except PySparkException as error:
+        if not _is_unreadable(error):
+            raise
+        messages = _fetched(contract, offsets)
     query_id = uuid.uuid4().hex
     with closing(database.connect("realtime")) as connection:
         with connection.cursor() as cursor:
             epoch = sink.read_head(cursor, contract.table).epoch
         writer, kafka = sink.Writer(epoch + 1, query_id), settings().kafka_bootstrap
-        sink.write_batch(connection, contract, frame.toArrow(), writer, -1, kafka=kafka)
+        sink.write_batch(connection, contract, messages, writer, -1, kafka=kafka)
         tried = receipt.read(connection, contract, query_id, "tried out")
         connection.rollback()
     return tried
+
+
+def _fetched(contract: Contract, offsets: pd.DataFrame) -> pa.Table:
+    """The next messages of each partition, read by a client of our own: as many as a worker should hold."""
+    share = MAX_OFFSETS // len(offsets)
+    spans = {row.partition: (row.head, min(row.end, row.head + share)) for row in offsets.itertuples() if row.lag}
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for one in gaps.messages(contract.topic, spans, kafka=settings().kafka_bootstrap):
+        size += len(one.value or b"") + len(one.key or b"")
+        if size > MOST_BYTES and rows:
+            break
+        rows.append({"partition": one.partition, "offset": one.offset, "key": one.key, "value": one.value})
+    return pa.Table.from_pylist(rows, sink.MESSAGES)
 
 
 def stop_orphans(table: str) -> list[str]:

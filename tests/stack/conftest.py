@@ -30,6 +30,8 @@ from lib.schemas import CART_EVENTS  # noqa: E402
 from lib.settings import ROOT, TOPICS, Settings, settings  # noqa: E402
 
 WORLDS = count(1)
+FOREIGN = {"message.timestamp.type": "CreateTime"}
+"""A topic that somebody else has made may keep the times that its producers give."""
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +106,7 @@ def world(stack: Settings, session: SparkSession, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stream, "LOOK_SECONDS", 1)
     world = World(config, session, name, replace(CART_EVENTS, topic=name))
     with world.admin() as admin:
-        admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
+        admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1, topic_configs=FOREIGN)])
     return world
 
 

@@ -2,11 +2,13 @@
 
 import json
 import random
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 import stored
+from kafka import KafkaProducer
 from kafka.admin import NewTopic
 from world import TABLE, World, cart, carts, eventually
 
@@ -154,3 +156,46 @@ def test_a_topic_made_anew_stops_the_run(world: World) -> None:
     world.send(carts(30, 36))
     with pytest.raises(DataLoss, match=rf"{world.topic}: partition 0 ends at offset 2, and {TABLE} has read up to 10"):
         world.ingest()
+
+
+@pytest.mark.parametrize(
+    "time", [-(10**16), -6_795_364_578_871_345_152], ids=["beyond Spark's range", "Go's zero time"]
+)
+def test_a_message_whose_record_time_spark_can_not_read_costs_its_neighbours_nothing(world: World, time: int) -> None:
+    odd = cart("odd")
+    world.send(carts(0, 20))
+    with closing(KafkaProducer(bootstrap_servers=world.config.kafka_bootstrap)) as producer:
+        producer.send(world.topic, odd, key=b"key", partition=1, timestamp_ms=time).get(timeout=60)
+    world.send(carts(20, 40))
+    assert world.ingest(publish=False).total("rows_written") == 41
+    world.ingest()
+    world.await_ids([*carts(0, 40), odd])
+    assert sum(batch["rows_in"] for batch in world.ledger()) == 41
+
+
+def test_a_saver_at_work_goes_on_behind_a_record_time_that_spark_can_not_read(world: World) -> None:
+    with world.at_work() as run:
+        world.send(carts(0, 10))
+        world.await_ids(carts(0, 10))
+        with closing(KafkaProducer(bootstrap_servers=world.config.kafka_bootstrap)) as producer:
+            producer.send(world.topic, cart("odd"), key=b"key", partition=1, timestamp_ms=-(10**16)).get(timeout=60)
+        world.send(carts(10, 20))
+        world.await_ids([*carts(0, 20), cart("odd")])
+        assert not run.done()
+
+
+@pytest.mark.parametrize("size", [100, 150], ids=lambda size: f"{size} MiB")
+def test_a_message_that_is_huge_once_decompressed_is_a_dead_letter_and_costs_its_neighbours_nothing(
+    world: World, size: int
+) -> None:
+    huge = b'{"event_id": "' + b"x" * (size << 20) + b'"}'
+    options = {"compression_type": "gzip", "max_request_size": 1 << 30, "request_timeout_ms": 120_000}
+    world.send(carts(0, 10))
+    with closing(KafkaProducer(bootstrap_servers=world.config.kafka_bootstrap, **options)) as producer:
+        producer.send(world.topic, huge, key=b"key", partition=1).get(timeout=180)
+    world.send(carts(10, 20))
+    world.ingest()
+    world.await_ids(carts(0, 20))
+    [letter] = world.rows("select reason, length(payload) as length from ops.dead_letters")
+    assert (letter["reason"], letter["length"]) == ("too_large", 1 << 20)
+    assert sum(batch["rows_in"] for batch in world.ledger()) == 21
