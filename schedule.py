@@ -140,7 +140,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     with clear_errors():
         from lib import status as state
 
-        now = state.read([job.name for job in jobs.scan(settings().notebooks_dir)[0]])
+        found, broken = jobs.scan(settings().notebooks_dir)
+        now = state.read([job.name for job in found], broken)
         if as_json:
             typer.echo(json.dumps(now, default=str, indent=2))
             return

@@ -25,6 +25,29 @@ AHEAD = timedelta(minutes=5)
 SCALE = 18
 """Digits of an amount in the database, decimals included: `numeric(18, 2)`, or `numeric(18, 4)` for a price."""
 
+REASONS = (
+    *(
+        "not_json",
+        "invalid_utf8",
+        "not_an_object",
+        "too_deep",
+        "too_large",
+        "missing_field",
+        "wrong_type",
+        "out_of_range",
+    ),
+    *(
+        "text_too_long",
+        "nul_character",
+        "lone_surrogate",
+        "not_a_number",
+        "number_too_large",
+        "too_old",
+        "in_the_future",
+    ),
+)
+"""Why a message can be dead by the rules."""
+
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<nul>u0000)|(?P<half>u[dD][89a-fA-F]..)|.)")
 """An escape in a JSON text: a surrogate pair is one."""

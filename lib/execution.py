@@ -127,6 +127,10 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
         message, code = "stopped between two cells", FAILED
+    except Exception as error:
+        # papermill and nbclient raise whatever a cell's output brings them to
+        traceback.print_exc()
+        message, code = f"{watch.where}: {causes.told(type(error).__name__, str(error))}", FAILED
     else:
         if (early := _early_end(executed.cells)) is None:
             return None, 0

@@ -115,8 +115,9 @@ def _when(text: str | None) -> datetime | None:
 
 
 def _headline(output: NotebookNode) -> list[tuple[str, str]]:
-    scrap = output.get("data", {}).get("application/scrapbook.scrap.json+json", {})
-    return headline({scrap.get("name"): scrap.get("data")})
+    scrap = output.get("data", {}).get("application/scrapbook.scrap.json+json")
+    name = scrap.get("name") if isinstance(scrap, dict) else None
+    return headline({name: scrap.get("data")}) if isinstance(name, str) else []
 
 
 def _cells(node: NotebookNode, *, failed: bool) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from psycopg2.extensions import connection as Connection
 
 from lib import brokers, ledger, servers
 from lib.backlog import Span, held
+from lib.decode import REASONS
 from lib.ledger import Totals
+from lib.letters import REFUSED_BY_DATABASE
+from lib.rows import UNPROCESSABLE
 from lib.settings import TOPICS, Settings, required
 from lib.sink import LATENCY_SECONDS
 
@@ -154,8 +157,9 @@ def _counters(totals: dict[str, Totals]) -> list[Metric]:
     for table, known in totals.items():
         batches.add_metric([table], known.batch)
         changes.add_metric([table], known.schema_changes)
-        for reason, letters in sorted(known.dead_letters.items()):
-            dead.add_metric([table, reason], letters)
+        # from 0 on, so that the first letter of a reason is an increase
+        for reason in sorted({*REASONS, REFUSED_BY_DATABASE, UNPROCESSABLE, *known.dead_letters}):
+            dead.add_metric([table, reason], known.dead_letters[reason])
     return [*families, dead, batches, changes]
 
 

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -160,9 +161,23 @@ def numbers(notebook: Path) -> dict[str, Any]:
     FileNotFoundError
         If there is no such notebook.
     """
-    import scrapbook
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+    from scrapbook.models import Notebook
 
-    return {name: scrap.data for name, scrap in scrapbook.read_notebook(str(notebook)).scraps.items()}
+    found: dict[str, Any] = {}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if not any("scrapbook.scrap" in kind for kind in output.get("data", {})):
+                continue
+            try:
+                scraps = Notebook(new_notebook(cells=[new_code_cell(outputs=[output])])).scraps
+            except Exception:
+                # one that can't be read, whatever it is instead, is nothing to the others
+                traceback.print_exc()
+                continue
+            found |= {name: scrap.data for name, scrap in scraps.items()}
+    return found
 
 
 def _display(bundle: dict[str, Any], *, metadata: dict[str, str] | None = None) -> None:

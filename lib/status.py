@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from psycopg2.extras import RealDictCursor
 from rich.table import Table
 
 from lib import database, registry
+from lib.jobs import Problem
 
 INGESTION = """
 select h.source_table, h.epoch, h.last_batch, h.heartbeat_at, b.committed_at, b.last_event_at,
@@ -25,10 +26,18 @@ order by h.source_table
 """
 
 
-def read(job_names: Sequence[str]) -> dict[str, Any]:
-    """The state as plain data: `jobs` by name, `ingestion` by table, `cut`."""
+def read(job_names: Sequence[str], broken: Sequence[Problem] = ()) -> dict[str, Any]:
+    """The state as plain data: `jobs` by name, `broken` notebooks with what is wrong, `ingestion` by table, `cut`.
+
+    A job that runs again after it has failed has the error of that.
+    """
     with registry.warehouse() as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         last = registry.last_runs(connection)
+        failed, good = (registry.last_runs(connection, status=status) for status in ("failed", "done"))
+        for name, run in last.items():
+            before = failed.get(name)
+            if run.status == "running" and before and (name not in good or good[name].started_at < before.started_at):
+                last[name] = replace(run, error=f"the run before failed: {before.error}")
         cursor.execute("select * from ops.cuts where superseded_by is null order by cut_id desc limit 1")
         cut = cursor.fetchone()
     with closing(database.connect("realtime")) as realtime, realtime.cursor(cursor_factory=RealDictCursor) as cursor:
@@ -36,6 +45,7 @@ def read(job_names: Sequence[str]) -> dict[str, Any]:
         heads = cursor.fetchall()
     return {
         "jobs": {name: asdict(last[name]) if name in last else None for name in job_names},
+        "broken": {problem.notebook: problem.message for problem in reversed(broken)},
         "ingestion": {
             head["source_table"]: dict(head)
             | {"batches_after_cut": head["last_batch"] - (cut or {}).get(head["source_table"], 0)}
@@ -55,6 +65,8 @@ def tables(state: dict[str, Any]) -> list[Table]:
         seconds = f"{(row['finished_at'] - row['started_at']).total_seconds():.1f}" if row["finished_at"] else ""
         started = f"{row['started_at']:%Y-%m-%d %H:%M:%S}"
         jobs.add_row(name, row["status"], str(row["run_date"]), started, seconds, row["error"] or "")
+    for name, message in state["broken"].items():
+        jobs.add_row(name, "broken", "", "", "", f"not run: {message}")
     ingestion = Table(
         "table", "last commit (UTC)", "last event (UTC)", "rows/min", "batches after the cut", "held", box=None
     )

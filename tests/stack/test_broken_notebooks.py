@@ -1,5 +1,6 @@
 """Notebooks that are broken in every way, beside a scheduler at work and beside single runs: named, and in nobody's way."""
 
+import json
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from bs4 import BeautifulSoup
 from line import Schedule
 from test_jobs_on_stack import job
 
-from lib import registry
+from lib import registry, status
 from lib.incremental import open_cut
 from lib.jobs import Job
 from lib.runs import Run
@@ -186,6 +187,23 @@ def test_a_broken_exploration_is_named_and_keeps_no_job_from_running(
         done = schedule(*arguments, expect=code, GM_NOTEBOOKS_DIR=str(tmp_path))
         assert len(re.findall(r"explore/old: .*", done.stdout + done.stderr)) == 1, arguments
         assert "Traceback" not in done.stderr
+    shown = schedule("status", GM_NOTEBOOKS_DIR=str(tmp_path)).stdout
+    assert re.search(r"explore/old +broken .*not run: ", shown)
+    assert "explore/old" in json.loads(schedule("status", "--json", GM_NOTEBOOKS_DIR=str(tmp_path)).stdout)["broken"]
+
+
+def test_the_status_of_a_job_that_runs_again_has_the_error_of_the_run_before(
+    register: Callable[[Run], dict[str, Any]],
+) -> None:
+    runs = [Run(Job("etl/again", Path("x.ipynb"), "batch"), date(2026, 11, 22)) for _ in range(2)]
+    runs[0].finish("failed", "what went wrong")
+    register(runs[0])
+    register(runs[1])
+    state = status.read(["etl/again"])["jobs"]["etl/again"]
+    assert (state["status"], state["error"]) == ("running", "the run before failed: what went wrong")
+    runs[1].finish("done")
+    register(runs[1])
+    assert status.read(["etl/again"])["jobs"]["etl/again"]["error"] is None
 
 
 def test_a_job_whose_upstream_got_no_further_says_that_it_ends_over_an_older_cut(

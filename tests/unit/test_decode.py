@@ -12,14 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import CART, EXAMPLES, LINE, NOW, ORDER, VIEW, json_values, lines, raw, unknown_names, valid_messages
 
-from lib.decode import Dead, Event, decode, to_json
+from lib.decode import LARGEST, REASONS, Dead, Event, decode, to_json
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
 from lib.settings import TOPICS
-
-REASONS = {
-    "not_json", "invalid_utf8", "not_an_object", "too_deep", "missing_field", "wrong_type", "out_of_range", "nul_character",
-    "lone_surrogate", "not_a_number", "number_too_large", "text_too_long", "too_old", "in_the_future",
-}  # fmt: skip
 
 
 def event(contract: Contract, payload: bytes) -> Event:
@@ -402,6 +397,10 @@ def test_no_json_raises(contract: Contract, value: Any) -> None:
     assert isinstance(decoded, Event) or decoded.reason in REASONS
 
 
+def test_what_is_larger_than_a_message_may_be_is_dead_unread() -> None:
+    assert reason(CART_EVENTS, b"[" * (LARGEST + 1)) == "too_large"
+
+
 def test_every_reason_has_a_test_above() -> None:
     source = Path(decode.__code__.co_filename).read_text()
-    assert set(re.findall(r'Refused\(\s*"(\w+)"', source)) == REASONS
+    assert set(re.findall(r'Refused\(\s*"(\w+)"', source)) == set(REASONS)

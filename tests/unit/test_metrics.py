@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import metrics
+from lib.decode import REASONS
+from lib.ledger import Totals
 from lib.settings import ROOT, Settings
 
 
@@ -33,8 +35,17 @@ def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
     alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
     families = [*metrics._counters({}), *metrics._histograms({}), *metrics._gauges({}, {})]
-    offered = {family.name for family in families}
+    offered = {"globalmart_up", *(family.name for family in families)}
     for rule in rules:
         asked = {name.removesuffix("_total") for name in re.findall(r"globalmart_\w+", rule["expr"])}
         assert asked and asked <= offered, rule["alert"]
-        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) == {"table"}
+        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) < {"table", "part"}
+
+
+def test_every_reason_of_a_dead_letter_is_counted_from_nothing_so_that_the_first_one_is_an_increase() -> None:
+    [dead] = [
+        family for family in metrics._counters({"t": Totals()}) if family.name == "globalmart_ingest_dead_letters"
+    ]
+    counted = {sample.labels["reason"]: sample.value for sample in dead.samples}
+    assert counted == dict.fromkeys(counted, 0)
+    assert {*REASONS, "rejected_by_database", "unprocessable"} == counted.keys()

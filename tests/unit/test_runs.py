@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -269,6 +270,25 @@ def test_odd_texts_that_a_cell_prints_are_in_the_report() -> None:
     run = execute(a_run('print("nul " + chr(0), "half \\ud800", "[red]", "<b>")'))
     assert (run.status, run.error) == ("done", None)
     assert run.report.exists()
+
+
+SCRAP = "application/scrapbook.scrap.json+json"
+
+
+@pytest.mark.parametrize("scrap", [5, None, [1], {"name": 1}, {"name": ["x"], "data": 1}, {"data": {}}])
+def test_a_scrap_that_is_none_costs_the_others_nothing(scrap: Any) -> None:
+    shown = f"from IPython.display import display; display({{{SCRAP!r}: {scrap!r}}}, raw=True)"
+    run = execute(a_run(f"from lib import report\nreport.glue(rows_written=3)\n{shown}"))
+    assert (run.status, run.numbers["rows_written"]) == ("done", 3)
+    assert 'class="badge' in run.report.read_text()
+
+
+@pytest.mark.parametrize("data", ["{'text/plain': 5}", "{'application/x-own': object}"])
+def test_an_output_that_is_none_fails_its_run_with_a_sentence_and_a_report(data: str) -> None:
+    run = execute(a_run(f"from IPython.display import display\ndisplay({data}, raw=True)"))
+    assert run.status in ("done", "failed")
+    assert run.status == "done" or (run.error or "").startswith("cell 9 (Write): ")
+    assert 'class="badge' in run.report.read_text()
 
 
 def test_a_frame_and_other_scraps_are_numbers_that_can_be_stored() -> None:

@@ -38,7 +38,7 @@ def a_status(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"status": "failed", "run_date": NOW.date(), "started_at": NOW, "finished_at": NOW, "error": ODD}
     counts = dict.fromkeys(("rows_last_minute", "batches_after_cut", "held"), 0)
     head = dict.fromkeys(("committed_at", "last_event_at")) | counts
-    for table in status.tables({"jobs": {"x": row}, "ingestion": {"t": head}, "cut": None}):
+    for table in status.tables({"jobs": {"x": row}, "broken": {ODD: ODD}, "ingestion": {"t": head}, "cut": None}):
         terminal.output.print(table)
 
 
