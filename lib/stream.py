@@ -259,9 +259,10 @@ class _Run:
         with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
             writer = sink.Writer(sink.read_head(cursor, contract.table).epoch + 1, self.query_id)
             taken = sink.write_batch(connection, contract, messages, writer, -1, kafka=kafka)
-        logger.warning("%s: Spark can't bring what stands at the head; %s messages were read without it", *(
-            contract.table, taken.rows_in if taken else 0
-        ))  # fmt: skip
+        read = taken.rows_in if taken else 0
+        logger.warning(
+            "%s: Spark can't bring what stands at the head; %d messages read without it", contract.table, read
+        )
         return taken is not None
 
     def _retire(self) -> None:
