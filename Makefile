@@ -32,7 +32,7 @@ lab: ## JupyterLab in the project, on loopback
 
 unit: ## the tests that need no running stack
 	@$(PYTHON) lib/bootstrap.py
-	@$(py) -m pytest tests/unit
+	@$(py) -m pytest tests/unit -n 2 --dist worksteal
 
 test: unit ## every test, on ports and data of their own
 	@$(py) -m pytest tests/stack

@@ -251,22 +251,32 @@ def _run_in_order(
     before: Iterable[Run] = (),
     cycle: Cycle | None = None,
 ) -> list[Run]:
-    """Run each job as soon as those that it depends on are done."""
+    """Run each job as soon as those that it depends on are done, at most `parallel` at once.
+
+    Jobs that no other waits for, which explorations usually are, leave one place free as long as others are to come: one
+    that hangs doesn't keep the facts waiting.
+    """
     by_name = {job.name: job for job in jobs}
     ended = {run.job.name: run for run in before}
     upstream = dependencies([*by_name.values(), *(run.job for run in ended.values())])
     sorter = graphlib.TopologicalSorter({name: upstream[name] & by_name.keys() for name in by_name})
     sorter.prepare()
+    awaited = set().union(*(upstream[name] for name in by_name)) & by_name.keys()
     at_work: dict[Future[Run], str] = {}
-    with ThreadPoolExecutor(max(parallel, 1)) as pool:
+    ready: list[str] = []
+    parallel = max(parallel, 1)
+    with ThreadPoolExecutor(parallel) as pool:
         try:
             while sorter.is_active():
-                for name in sorter.get_ready():
-                    reason = _obstacle(sorted(upstream[name]), ended, stop)
-                    if reason:
+                ready += sorter.get_ready()
+                # those that others wait for come first
+                for name in sorted(ready, key=lambda name: name not in awaited):
+                    if reason := _obstacle(sorted(upstream[name]), ended, stop):
+                        ready.remove(name)
                         ended[name] = _skip(by_name[name], reason, cycle, notify)
                         sorter.done(name)
-                    else:
+                    elif len(at_work) < parallel and (name in awaited or _is_room(at_work, awaited, ended, parallel)):
+                        ready.remove(name)
                         at_work[pool.submit(_run_whatever_comes, run_one, by_name[name], cycle, notify)] = name
                 for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
                     name = at_work.pop(future)
@@ -279,6 +289,11 @@ def _run_in_order(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return list(ended.values())
+
+
+def _is_room(at_work: Mapping[Future[Run], str], awaited: set[str], ended: Mapping[str, Run], parallel: int) -> bool:
+    """Whether one more job that nobody waits for may start."""
+    return awaited <= ended.keys() or len(set(at_work.values()) - awaited) < parallel - 1
 
 
 def _obstacle(upstream: Iterable[str], ended: Mapping[str, Run], stop: Event) -> str | None:

@@ -31,6 +31,8 @@ from lib.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
 from lib.settings import ROOT
 
 SETTLE_SECONDS = 1.0
+WRITES = "Write"
+"""The section of a saver's notebook that reads its topic until it is stopped."""
 
 Send = Callable[[tuple[Any, ...]], None]
 
@@ -156,6 +158,8 @@ class _Watch:
         injects = bool(assignment.parameters) and not any("injected-parameters" in cell for cell in tags)
         self.injected = next((at + 1 for at, cell in enumerate(tags) if "parameters" in cell), 0) if injects else None
         self.where = "the start of the kernel"
+        self.written_by = WRITES if assignment.streams else None
+        self.has_written = False
         self.in_cell = False
         self.started = 0.0
         self.asked_to_stop = False
@@ -163,7 +167,7 @@ class _Watch:
         signal.signal(signal.SIGALRM, self.interrupt)
 
     def cell_start(self, *, cell: NotebookNode, cell_index: int) -> None:
-        if self.asked_to_stop:
+        if self.asked_to_stop and not self.has_written:
             raise Stopped
         self.where = self.place(cell_index)
         self.in_cell, self.started = cell.cell_type == "code" and bool(cell.source.strip()), time.monotonic()
@@ -177,17 +181,22 @@ class _Watch:
     def _index(self, cell_index: int) -> int:
         return cell_index - (self.injected is not None and cell_index >= self.injected)
 
-    def cell_end(self, **_: Any) -> None:
+    def cell_end(self, *, cell: NotebookNode, cell_index: int, **_: Any) -> None:
+        if self.in_cell and self.sections[self._index(cell_index)] == self.written_by:
+            self.has_written = True
         self.in_cell = False
 
     def stop(self, *_: Any) -> None:
-        """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it."""
+        """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it.
+
+        A saver that has written goes on: what is left is its receipt, which takes a second.
+        """
         self.asked_to_stop = True
         signal.setitimer(signal.ITIMER_REAL, max(self.started + SETTLE_SECONDS - time.monotonic(), 0.001))
 
     def interrupt(self, *_: Any) -> None:
         """Give the cell at work a KeyboardInterrupt; a saver catches it, and goes on to its receipt."""
-        if self.in_cell:
+        if self.in_cell and not self.has_written:
             self.asked_to_stop = False
             for child in psutil.Process().children():
                 os.killpg(child.pid, signal.SIGINT)

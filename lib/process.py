@@ -43,6 +43,8 @@ class Assignment:
     runtime: Path
     parameters: Mapping[str, Any]
     environment: Mapping[str, str] = field(repr=False)
+    streams: bool = False
+    """Whether it is a saver: what it has written stays, so once that is done a stop lets it go on to its receipt."""
 
     @property
     def log(self) -> Path:

@@ -99,6 +99,7 @@ def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None
             runtime=Path(runtime),
             parameters=run.parameters,
             environment=dict(os.environ),
+            streams=run.job.schedule == "stream",
         )
         process, pipe = start(assignment)
         code: int | None = None

@@ -12,6 +12,8 @@ import json
 import logging
 import re
 import shutil
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -131,20 +133,36 @@ def ingest(
     run.register()
     for name, value in PLAIN.items():
         session.conf.set(name, value)
+    with contextlib.ExitStack() as later:
+        try:
+            lag = int(offsets["lag"].sum())
+            with contextlib.suppress(KeyboardInterrupt):
+                if run_minutes:
+                    run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
+                    run.follow(time.monotonic() + run_minutes * 60)
+                elif lag:
+                    run.start(catch_up_offsets)
+                    run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
+            later.enter_context(_no_interrupts())
+            if run.queries:
+                run.look(quiet=False)
+        finally:
+            run.end()
+        with closing(database.connect("realtime")) as connection:
+            return receipt.read(connection, contract, run.query_id, "published")
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore interrupts: one that comes when the query's end is reached already must not cost the run its receipt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        lag = int(offsets["lag"].sum())
-        if run_minutes:
-            run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
-            run.follow(time.monotonic() + run_minutes * 60)
-        elif lag:
-            run.start(catch_up_offsets)
-            run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
-        if run.queries:
-            run.look(quiet=False)
+        yield
     finally:
-        run.end()
-    with closing(database.connect("realtime")) as connection:
-        return receipt.read(connection, contract, run.query_id, "published")
+        signal.signal(signal.SIGINT, handler)
 
 
 @dataclass
@@ -210,25 +228,23 @@ class _Run:
         self.queries.append(_Query(writer.start(), cap, epoch, checkpoint))
 
     def follow(self, deadline: float) -> None:
-        """Wait until the run is over: its time, an interrupt, or a successor."""
-        with contextlib.suppress(KeyboardInterrupt):
-            while (rest := deadline - time.monotonic()) > 0:
-                if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
-                    return
-                self._retire()
-                if (cap := self._cap(self.look())) != self.queries[-1].cap:
-                    self.start(cap)
+        """Wait until the run is over: its time, or a successor."""
+        while (rest := deadline - time.monotonic()) > 0:
+            if self._await(min(LOOK_SECONDS, max(rest, 0.1))):
+                return
+            self._retire()
+            if (cap := self._cap(self.look())) != self.queries[-1].cap:
+                self.start(cap)
 
     def read(self, ends: dict[int, int]) -> None:
-        """Wait until the messages before these offsets are read, or for an interrupt, or a successor."""
-        with contextlib.suppress(KeyboardInterrupt):
-            while not self._await(READ_SECONDS):
-                at = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic)
-                if all(at.get(partition, 0) >= end for partition, end in ends.items() if end):
-                    return
-                if time.monotonic() - self.looked[0] > LOOK_SECONDS:
-                    self._retire()
-                    self.look()
+        """Wait until the messages before these offsets are read, or for a successor."""
+        while not self._await(READ_SECONDS):
+            at = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic)
+            if all(at.get(partition, 0) >= end for partition, end in ends.items() if end):
+                return
+            if time.monotonic() - self.looked[0] > LOOK_SECONDS:
+                self._retire()
+                self.look()
 
     def _await(self, seconds: float) -> bool:
         """Whether the run is over after at most so many seconds."""

@@ -127,3 +127,39 @@ def test_what_a_job_raises_instead_of_a_run_is_one_that_failed(rows: Registry) -
     runs = cycle._run_in_order([job("a"), job("b"), job("c", "a")], run_one, 2, Event(), lambda run: None, cycle=AT)
     assert {each.job.name: each.status for each in runs} == {"a": "failed", "b": "done", "c": "skipped"}
     assert rows.rows["a"] == ("failed", "OperationalError: away")
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_jobs_that_hang_and_that_nobody_waits_for_keep_no_fact_from_being_loaded(rows: Registry, parallel: int) -> None:
+    loaded, at_work = Event(), list[str]()
+
+    def run_one(one: Job) -> Run:
+        at_work.append(one.name)
+        assert len(at_work) <= parallel
+        if one.name.startswith("hangs"):
+            assert loaded.wait(60)
+        if one.name == "mart":
+            loaded.set()
+        at_work.remove(one.name)
+        return cycle.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
+
+    hanging = [job(f"hangs {number}") for number in range(4)]
+    # `report` has something to wait for itself, so that the mart isn't the last that counts
+    line = [job("dimension"), job("fact", "dimension"), job("mart", "fact"), job("report", "mart")]
+    runs = cycle._run_in_order([*hanging, *line], run_one, parallel, Event(), lambda run: None, cycle=AT)
+    assert {each.status for each in runs} == {"done"}
+    assert len(runs) == 8
+
+
+def test_what_is_ready_but_has_not_begun_is_skipped_by_a_stop(rows: Registry) -> None:
+    stop, begun = Event(), list[str]()
+
+    def run_one(one: Job) -> Run:
+        begun.append(one.name)
+        stop.set()
+        return cycle.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
+
+    runs = cycle._run_in_order([job(name) for name in "abcd"], run_one, 1, stop, lambda run: None, cycle=AT)
+    assert begun == ["a"]
+    ended = {each.job.name: (each.status, each.error) for each in runs}
+    assert ended == {"a": ("done", None)} | dict.fromkeys("bcd", ("skipped", "stopped"))

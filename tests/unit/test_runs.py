@@ -55,9 +55,10 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def a_run(code: str, *, timeout: int = 600, **parameters: object) -> Run:
+def a_run(code: str, *, timeout: int = 600, schedule: str = "batch", at: str = "Write", **parameters: object) -> Run:
     folder = settings().notebooks_dir
-    tiny_notebooks.write(folder / "etl" / "x.ipynb", "schedule: batch\nwrites: warehouse.x\ngrain: one", code=code)
+    front = f"schedule: {schedule}\nwrites: warehouse.x\ngrain: one"
+    tiny_notebooks.write(folder / "etl" / "x.ipynb", front, code=code, at=at)
     [job] = discover(folder)
     return Run(replace(job, timeout=timedelta(seconds=timeout)), date(2026, 11, 23), parameters=parameters)
 
@@ -155,6 +156,33 @@ def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path, monkeypatch:
     assert (run.status, run.error) == ("done", None)
     outputs = [cell["outputs"] for cell in json.loads(run.notebook.read_text())["cells"] if cell.get("outputs")]
     assert outputs[0][0]["text"] == ["stopping\n"]
+
+
+@pytest.mark.parametrize("section", ["Check", "Result"])
+def test_a_saver_that_has_written_is_not_interrupted_on_its_way_to_the_receipt(
+    section: str, fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "STOP_SECONDS", 300)
+    code = f"from pathlib import Path\nimport time\nPath({str(fifo)!r}).write_text('')\ntime.sleep(3)"
+    run = a_run(code, schedule="stream", at=section)
+    stop = threading.Event()
+    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
+    waiting.start()
+    execute(run, stop)
+    waiting.join()
+    assert (run.status, run.error) == ("done", None)
+
+
+def test_a_saver_that_is_stopped_before_it_reads_is_killed(fifo: Path) -> None:
+    run = a_run(
+        SAVER.format(fifo=str(fifo)).replace("except KeyboardInterrupt", "finally"), schedule="stream", at="Read"
+    )
+    stop = threading.Event()
+    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
+    waiting.start()
+    execute(run, stop)
+    waiting.join()
+    assert (run.status, run.error) == ("killed", "stopped")
 
 
 def test_a_job_that_is_stopped_is_killed_not_done() -> None:

@@ -10,16 +10,21 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 
 
 def write(
-    path: Path, front: str | None = "schedule: batch", *, parameters: str = PARAMETERS, code: str = "pass"
+    path: Path,
+    front: str | None = "schedule: batch",
+    *,
+    parameters: str = PARAMETERS,
+    code: str = "pass",
+    at: str = "Write",
 ) -> Path:
-    """A job as it should be, with `code` in its section Write; no job without `front`."""
+    """A job as it should be, with `code` in its section `at`; no job without `front`."""
     tagged = [("job", new_raw_cell(front))] if front is not None else []
     cells = [cell for _, cell in tagged] + [new_markdown_cell("# A title\n\nWhat and why.\n\nMore.")]
     cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     for tag, cell in tagged:
         cell.metadata["tags"] = [tag]
     for section in ("Read", "Transform", "Write", "Check", "Result"):
-        cells += [new_markdown_cell(f"## {section}"), new_code_cell(code if section == "Write" else "pass")]
+        cells += [new_markdown_cell(f"## {section}"), new_code_cell(code if section == at else "pass")]
     return save(path, cells)
 
 
