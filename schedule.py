@@ -27,7 +27,20 @@ from lib import (
 )
 from lib.jobs import Job, JobError
 from lib.settings import settings
-from lib.terminal import FAILED, choose, clear_errors, discover, errors, output, refuse, unreachable
+from lib.terminal import (
+    FAILED,
+    choose,
+    clear_errors,
+    complain,
+    discover,
+    errors,
+    not_set_up,
+    notebooks_folder,
+    output,
+    reason,
+    refuse,
+    unreachable,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(letter_commands.app, name="dead-letters")
@@ -129,6 +142,7 @@ def start(
         from lib import scheduler
         from lib.progress import Board
 
+        notebooks_folder()
         log_to_stderr()
         with Board(output) as board:
             scheduler.start(streams=streams, cron=cron, notify=board.notify, say=board.say)
@@ -140,7 +154,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     with clear_errors():
         from lib import status as state
 
-        found, broken = jobs.scan(settings().notebooks_dir)
+        found, broken = jobs.scan(notebooks_folder())
         now = state.read([job.name for job in found], broken)
         if as_json:
             typer.echo(json.dumps(now, default=str, indent=2))
@@ -153,12 +167,15 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 def validate() -> None:
     """Name each notebook and cell that isn't as it should be."""
     with clear_errors():
-        problems = conventions.validate(settings().notebooks_dir)
+        folder = notebooks_folder()
+        problems = conventions.validate(folder)
         for problem in problems:
             typer.echo(problem)
         if problems:
+            broken = sorted({problem.notebook for problem in jobs.scan(folder)[1]})
+            complain(f"not run until that is mended: {', '.join(broken)}" if broken else "each of them is run as it is")
             raise typer.Exit(FAILED)
-        typer.echo(f"{len(cells.find_notebooks(settings().notebooks_dir))} notebooks are as they should be")
+        typer.echo(f"{len(cells.find_notebooks(folder))} notebooks are as they should be")
 
 
 app.command()(replay_commands.backfill)
@@ -209,9 +226,11 @@ def last_runs() -> dict[str, registry.Row]:
     try:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
-    except psycopg2.OperationalError:
-        errors.print(unreachable(), style="yellow", soft_wrap=True)
-        return {}
+    except psycopg2.OperationalError as error:
+        errors.print(f"{unreachable()} ({reason(error)})", style="yellow", soft_wrap=True)
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
+        errors.print(not_set_up(error), style="yellow", soft_wrap=True)
+    return {}
 
 
 def next_time(job: Job) -> str:

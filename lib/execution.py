@@ -70,7 +70,8 @@ _render_once()
 def work(assignment: Assignment, pipe: Connection) -> None:
     """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
 
-    Sends `("cell", number, of, where)` as it goes, and at the end `("numbers", …)` or `("error", sentence)`.
+    Sends `("cell", number, of, where)` as it goes, `("error", sentence)` when it fails, `("over", exit code)` behind the
+    last cell, and `("numbers", …)` with the report.
     """
     os.setsid()
     os.environ.clear()
@@ -79,6 +80,7 @@ def work(assignment: Assignment, pipe: Connection) -> None:
     kernel.stand_by()
     threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
     error, code = _execute(assignment, pipe.send)
+    pipe.send(("over", code))
     for tell in (_render, _count):
         try:
             tell(assignment, pipe.send, error)

@@ -1,5 +1,6 @@
 """Runs: one notebook, one process; its state is the exit of that process, never what the notebook says of itself."""
 
+import logging
 import os
 import secrets
 import signal
@@ -19,11 +20,15 @@ from lib.plain import one_line
 from lib.process import FAILED, KERNEL_DIED, LOST, Assignment, exit_code, kill, start
 from lib.settings import settings
 
+logger = logging.getLogger(__name__)
+
 Status = Literal["running", "done", "failed", "skipped", "killed"]
 Notify = Callable[["Run"], None]
 
 STOP_SECONDS = 30
 TIMEOUT_SECONDS = 5
+REPORT_SECONDS = 120
+"""How long the report of a run may take to be drawn; outputs can be made so that it takes for ever."""
 POLL_SECONDS = 0.2
 
 
@@ -46,6 +51,8 @@ class Run:
     cell: int = 0
     cells: int = 0
     where: str = "the start of the kernel"
+    over: int | None = None
+    """The exit code that its process is going to have, once the last cell is over and the report is being drawn."""
 
     def __post_init__(self) -> None:
         self.run_id = self.run_id or new_id(self.job.short_name)
@@ -102,12 +109,11 @@ def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None
             streams=run.job.schedule == "stream",
         )
         process, pipe = start(assignment)
-        code: int | None = None
         try:
             code, ended_by = _follow(run, process, pipe, stop, notify)
         finally:
             assert process.pid is not None
-            kill(run.run_id, process.pid, ended=code not in (None, LOST))
+            kill(run.run_id, process.pid, ended=exit_code(process) not in (None, LOST))
             pipe.close()
     _conclude(run, code, ended_by, assignment.log)
 
@@ -115,21 +121,30 @@ def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None
 def _follow(
     run: Run, process: ForkServerProcess, pipe: Connection, stop: Event, notify: Notify
 ) -> tuple[int, str | None]:
-    """Take in what the process sends until it is over; returns its exit code, and why we ended it, if we did."""
+    """Take in what the process sends until it is over; returns its exit code, and why we ended it, if we did.
+
+    Once the cells are over the run has ended as it has, whatever becomes of its report.
+    """
     deadline = time.monotonic() + run.timeout.total_seconds()
     ended_by: str | None = None
     listening = True
     while (code := exit_code(process)) is None or (listening and code != LOST):
         wait([pipe, process.sentinel] if listening else [process.sentinel], timeout=POLL_SECONDS)
+        at_cells = run.over is None
         listening = listening and _take_in(run, pipe, notify)
         now = time.monotonic()
-        if ended_by is None and (stop.is_set() or now >= deadline):
+        if run.over is not None and at_cells:
+            deadline = now + REPORT_SECONDS
+        elif run.over is None and ended_by is None and (stop.is_set() or now >= deadline):
             ended_by = "stopped" if stop.is_set() else f"timeout after {_brief(run.timeout)} in {run.where}"
             deadline = now + (STOP_SECONDS if stop.is_set() else TIMEOUT_SECONDS)
             process.terminate()
-        elif ended_by is not None and now >= deadline:
+        elif (run.over is not None or ended_by is not None) and now >= deadline:
             assert process.pid is not None
             kill(run.run_id, process.pid)
+    if run.over is not None and run.over != code:
+        logger.error("%s has ended, but its report couldn't be drawn, or not in %d s", run.run_id, REPORT_SECONDS)
+        code = run.over
     return code, ended_by
 
 
@@ -145,6 +160,8 @@ def _take_in(run: Run, pipe: Connection, notify: Notify) -> bool:
                     run.numbers = numbers
                 case "error", error:
                     run.error = error
+                case "over", code:
+                    run.over, run.where = code, "its report"
     except EOFError:
         return False
     return True

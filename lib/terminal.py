@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import psycopg2
 import typer
@@ -39,8 +40,9 @@ def refuse(text: str) -> None:
 def unreachable(database: str = "warehouse") -> str:
     """What to say when a database doesn't answer."""
     where = psycopg2.extensions.parse_dsn(settings().dsn(database))
-    name = "warehouse" if database == "warehouse" else f"{database} database"
-    return f"the {name} isn't reachable at {where.get('host')}:{where.get('port', 5432)}: `make up` starts it"
+    return (
+        f"the {_name(database)} isn't reachable at {where.get('host')}:{where.get('port', 5432)}: `make up` starts it"
+    )
 
 
 @contextmanager
@@ -55,13 +57,45 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
         raise typer.Exit(FAILED) from None
     except psycopg2.OperationalError as error:
         complain(unreachable(database))
-        errors.print(" ".join(str(error).split()), style="dim", soft_wrap=True)
+        errors.print(reason(error), style="dim", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
+        complain(not_set_up(error, database))
+        raise typer.Exit(FAILED) from None
+
+
+def reason(error: psycopg2.Error) -> str:
+    """What the database said, in one line."""
+    return " ".join(str(error).split())
+
+
+def not_set_up(error: psycopg2.Error, database: str = "warehouse") -> str:
+    """What to say when a database hasn't the tables of this version."""
+    said = str(error).partition("\n")[0]
+    return f"the {_name(database)} isn't set up for this version ({said}): `make up` brings it up to date"
+
+
+def _name(database: str) -> str:
+    return "warehouse" if database == "warehouse" else f"{database} database"
+
+
+def notebooks_folder() -> Path:
+    """Where the notebooks are.
+
+    Raises
+    ------
+    JobError
+        When there is no such folder.
+    """
+    folder = settings().notebooks_dir
+    if not folder.is_dir():
+        raise JobError(f"GM_NOTEBOOKS_DIR: {folder} isn't a folder; it has to be the one that the notebooks are in")
+    return folder
 
 
 def discover() -> list[Job]:
     """The jobs; broken notebooks are named and left out."""
-    found, problems = jobs.scan(settings().notebooks_dir)
+    found, problems = jobs.scan(notebooks_folder())
     for problem in jobs.broken_lines(problems):
         errors.print(f"broken, so left out: {problem}", style="red", soft_wrap=True)
     return found
@@ -69,7 +103,7 @@ def discover() -> list[Job]:
 
 def choose(names: list[str]) -> list[Job]:
     """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
-    found, problems = jobs.scan(settings().notebooks_dir)
+    found, problems = jobs.scan(notebooks_folder())
     short = set(names) - {job.short_name for job in found}
     broken = [each for each in problems if each.notebook in names or each.notebook.rpartition("/")[2] in short]
     if broken:

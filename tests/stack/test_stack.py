@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import psutil
+import pytest
+from line import Schedule
 
 from lib import migrate
 from lib import stack as parts_of_stack
@@ -22,6 +24,18 @@ def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings
 def test_applying_the_migrations_again_does_nothing(stack: Settings) -> None:
     assert migrate.migrate(stack, "realtime") == []
     assert migrate.migrate(stack, "warehouse") == []
+
+
+@pytest.mark.parametrize("command", ["list", "status", "run", "held", "rebuild"])
+def test_a_warehouse_without_tables_is_a_line_that_says_what_to_do(
+    stack: Settings, schedule: Schedule, command: str
+) -> None:
+    parts = ",".join(part for part in stack.embedded if part != "warehouse")
+    elsewhere = stack.dsn("warehouse", admin=True).rsplit("/", 1)[0] + "/postgres"
+    variables = {"GM_EMBEDDED": parts, "GM_WAREHOUSE_DSN": elsewhere, "GM_WAREHOUSE_ADMIN_DSN": elsewhere}
+    told = schedule(command, expect=0 if command == "list" else 1, **variables)
+    assert "the warehouse isn't set up for this version (relation" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def secrets(config: Settings) -> list[str]:

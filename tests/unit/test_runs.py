@@ -130,6 +130,18 @@ def test_a_run_that_takes_too_long_is_killed_and_says_so() -> None:
     assert run.error.startswith("timeout after 5s in ")
 
 
+def test_a_run_has_ended_as_it_has_when_its_report_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runs, "REPORT_SECONDS", 1)
+    endless = "from IPython.display import Markdown, display\ndisplay(Markdown('a' + ' ' * 200_000 + 'b'))"
+    run = execute(a_run(endless))
+    assert (run.status, run.error, run.report.exists()) == ("done", None, False)
+    assert "its report couldn't be drawn" in caplog.text
+    run = execute(a_run(f"{endless}\n1 / 0"))
+    assert (run.status, run.error) == ("failed", "cell 9 (Write): ZeroDivisionError: division by zero")
+
+
 def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_process(
     fifo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,14 @@ def test_a_database_that_is_away_is_told_without_its_password(command: str) -> N
     assert_silent(told.stdout + told.stderr)
 
 
+@pytest.mark.parametrize("command", ["list", "graph", "run", "validate", "rebuild", "status", "start"])
+def test_a_folder_of_notebooks_that_is_not_there_is_a_line_and_not_an_empty_list(command: str, tmp_path: Path) -> None:
+    told = tell("schedule.py", command, GM_NOTEBOOKS_DIR=str(tmp_path / "notebook"))
+    assert told.returncode == 2
+    assert "GM_NOTEBOOKS_DIR" in told.stderr
+    assert "isn't a folder" in told.stderr
+
+
 def test_a_cell_shows_settings_that_are_wrong_in_a_line_and_right_ones_without_secrets() -> None:
     code = (
         "from IPython.core.interactiveshell import InteractiveShell as Shell\n"
