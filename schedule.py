@@ -14,20 +14,9 @@ import psycopg2
 import typer
 from rich.table import Table
 
-from lib import (
-    cells,
-    conventions,
-    cron,
-    hold_commands,
-    jobs,
-    letter_commands,
-    parameters,
-    registry,
-    replay_commands,
-)
-from lib.jobs import Job, JobError
-from lib.settings import settings
-from lib.terminal import (
+from lib import cron
+from lib.cli import dead_letters, history, hold
+from lib.cli.terminal import (
     FAILED,
     choose,
     clear_errors,
@@ -41,9 +30,13 @@ from lib.terminal import (
     refuse,
     unreachable,
 )
+from lib.jobs import cells, conventions, discovery, parameters
+from lib.jobs.discovery import Job, JobError
+from lib.runs import registry
+from lib.settings import settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(letter_commands.app, name="dead-letters")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 @app.command("list")
@@ -54,7 +47,7 @@ def list_jobs(
     with clear_errors():
         found = discover()
         if markdown:
-            typer.echo(jobs.job_table(found))
+            typer.echo(discovery.job_table(found))
             return
         last = last_runs()
         table = Table("job", "schedule", "last", "next (UTC)", box=None, header_style="bold")
@@ -70,7 +63,7 @@ def graph(mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid 
     """The order of the jobs, and what each one waits for."""
     with clear_errors():
         found = discover()
-        upstream = jobs.dependencies(found)
+        upstream = discovery.dependencies(found)
         if mermaid:
             typer.echo("graph LR")
             for job in found:
@@ -111,8 +104,8 @@ def run(
             print_plan(chosen, given, day, cycle)
             return
         # Importing Spark and pandas takes seconds, which only what runs should cost.
-        from lib.cycle import failed, run_cycle
-        from lib.progress import Board
+        from lib.cli.progress import Board
+        from lib.cycles.cycle import failed, run_cycle
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with Board(output) as board:
@@ -139,8 +132,8 @@ def start(
     if not streams and not cron:
         refuse("--no-streams and --no-cron together leave nothing to do")
     with clear_errors():
-        from lib import scheduler
-        from lib.progress import Board
+        from lib.cli.progress import Board
+        from lib.cycles import scheduler
 
         notebooks_folder()
         log_to_stderr()
@@ -152,9 +145,9 @@ def start(
 def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """How each job last ended, where ingestion stands, and what the last cut covers."""
     with clear_errors():
-        from lib import status as state
+        from lib.cli import status as state
 
-        found, broken = jobs.scan(notebooks_folder())
+        found, broken = discovery.scan(notebooks_folder())
         now = state.read([job.name for job in found], broken)
         if as_json:
             typer.echo(json.dumps(now, default=str, indent=2))
@@ -172,17 +165,17 @@ def validate() -> None:
         for problem in problems:
             typer.echo(problem)
         if problems:
-            broken = sorted({problem.notebook for problem in jobs.scan(folder)[1]})
+            broken = sorted({problem.notebook for problem in discovery.scan(folder)[1]})
             complain(f"not run until that is mended: {', '.join(broken)}" if broken else "each of them is run as it is")
             raise typer.Exit(FAILED)
         typer.echo(f"{len(cells.find_notebooks(folder))} notebooks are as they should be")
 
 
-app.command()(replay_commands.backfill)
-app.command()(replay_commands.rebuild)
-app.command()(hold_commands.hold)
-app.command()(hold_commands.release)
-app.command()(hold_commands.held)
+app.command()(history.backfill)
+app.command()(history.rebuild)
+app.command()(hold.hold)
+app.command()(hold.release)
+app.command()(hold.held)
 
 
 def node(name: str) -> str:
@@ -208,7 +201,7 @@ def label_of(cycle: registry.Cycle) -> str:
 
 def print_plan(chosen: list[Job], given: dict[str, Any], day: date | None, cycle: registry.Cycle | None) -> None:
     """What would run."""
-    from lib.cycle import parameters_for
+    from lib.cycles.cycle import parameters_for
 
     for job in chosen:
         if cycle and job.name in cycle.done:
@@ -235,7 +228,7 @@ def last_runs() -> dict[str, registry.Row]:
 
 def next_time(job: Job) -> str:
     """When the job runs next."""
-    line = jobs.cron_line(job, settings().cron)
+    line = discovery.cron_line(job, settings().cron)
     if line is None:
         return "kept running" if job.schedule == "stream" else "by hand"
     moment = cron.following(line, datetime.now(UTC))

@@ -112,11 +112,11 @@ def prepare_drain(opened: ExitStack, state: dict[str, Any], events: int, _: int)
     from benchmarks import drain, throwaway
     from generators.model import Scenario, simulate
     from generators.producer import produce
-    from lib import stack
     from lib.settings import TOPICS
+    from lib.stack import lifecycle
 
     config = opened.enter_context(throwaway.running("beside"))
-    stack.stop(config, ["spark-batch", "warehouse"])
+    lifecycle.stop(config, ["spark-batch", "warehouse"])
     history = timedelta(days=DAYS)
     scenario = Scenario(start=datetime.now(UTC) - history, history=history, events=events)
     sent = produce(simulate(scenario), TOPICS, bootstrap=config.kafka_bootstrap).acknowledged

@@ -14,8 +14,9 @@ import psycopg2
 
 from benchmarks import figures, history, limit, throwaway
 from generators.model import Scenario, simulate
-from lib import database, migrate, postgres
+from lib import database, migrate
 from lib.settings import ROOT, Settings, settings
+from lib.stack import postgres
 
 DAYS = 200
 RATE = 50

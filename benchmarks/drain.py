@@ -17,9 +17,11 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from benchmarks import backlog, figures, processes, throwaway
 from benchmarks.peers import debezium, limit, loader, tables
-from lib import database, spark, stack, stream
+from lib import database, spark
+from lib.ingest import stream
 from lib.schemas import CONTRACTS, Contract
 from lib.settings import Settings
+from lib.stack import lifecycle
 
 CAPS = (10_000, 50_000)
 WARM_UP = 3
@@ -37,12 +39,12 @@ Fingerprints = dict[str, tuple[int, int]]
 def measure(events: int, rounds: int) -> pd.DataFrame:
     """One row per contestant and round: events/s once warm, seconds from start-up to the last row, CPU of all parts."""
     with throwaway.running("drain") as config:
-        stack.stop(config, ["spark-batch", "warehouse", "spark-speed"])
+        lifecycle.stop(config, ["spark-batch", "warehouse", "spark-speed"])
         throwaway.say(f"{events:,} events to Kafka, each as it is and with its schema …")
         sent = backlog.produce(config, events)
         tables.create(config)
         cold = [_starts(config, number, rounds) for number in range(1, rounds + 1)]
-        stack.start(config, ["spark-speed"])
+        lifecycle.start(config, ["spark-speed"])
         with debezium.running(config) as worker:
             for number in range(WARM_UP):
                 throwaway.say(f"warm-up {number + 1} of {WARM_UP} …")
@@ -97,10 +99,10 @@ def _savers_start(config: Settings, cap: int) -> float:
     """Drain from the start of a Spark server: seconds to the last row."""
     reset(config)
     began = datetime.now(UTC)
-    stack.start(config, ["spark-speed"])
+    lifecycle.start(config, ["spark-speed"])
     _await_port(config.spark_speed_port)
     _drain(cap)
-    stack.stop(config, ["spark-speed"])
+    lifecycle.stop(config, ["spark-speed"])
     return float((_ledger(config)["committed_at"].max() - began).total_seconds())
 
 

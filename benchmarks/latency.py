@@ -20,9 +20,10 @@ from tenacity import Retrying, stop_after_delay, wait_fixed
 from benchmarks import backlog, figures, processes, throwaway
 from benchmarks.cycle import schedule
 from benchmarks.peers import debezium, tables
-from lib import database, demo, stack
+from lib import database
 from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
+from lib.stack import demo, lifecycle
 
 RATE = 50
 COMPILE_SECONDS = 60
@@ -45,17 +46,17 @@ def measure(rounds: int, seconds: int, history: str) -> pd.DataFrame:
         subprocess.run([*GENERATORS, "--history", history], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         schedule("run", "stream")
         schedule("run")
-        stack.up(config, ["savers"])
+        lifecycle.up(config, ["savers"])
         _measure_savers(config, COMPILE_SECONDS)
         frames += _rounds(config, "default trigger", rounds, seconds)
         for _ in range(rounds):
             with _batch_cycles():
                 figure = _measure_savers(config, seconds)
             frames.append(figure.assign(setting="default trigger, batch cycle at work"))
-        stack.stop(config, ["savers"])
+        lifecycle.stop(config, ["savers"])
         with _savers("-p", "trigger_interval=0 seconds"):
             frames += _rounds(config, "fastest trigger", rounds, seconds)
-        stack.stop(config, ["spark-speed", "spark-batch", "warehouse"])
+        lifecycle.stop(config, ["spark-speed", "spark-batch", "warehouse"])
         frames += _debezium(config, rounds, seconds)
     return pd.concat(frames)
 
@@ -73,8 +74,8 @@ def keep_commit_times(config: Settings) -> None:
     with closing(psycopg2.connect(config.dsn("realtime", admin=True))) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute("alter system set track_commit_timestamp = on")
-    stack.stop(config, ["realtime"])
-    stack.up(config)
+    lifecycle.stop(config, ["realtime"])
+    lifecycle.up(config)
 
 
 # --- our savers

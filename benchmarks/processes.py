@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 import psutil
 
-from lib import stack
 from lib.settings import Settings
+from lib.stack import lifecycle
 
 
 @dataclass
@@ -84,7 +84,7 @@ def holdings(config: Settings, programs: list[str]) -> pd.DataFrame:
     PostgreSQL's sessions share its buffers, which each has resident as far as it has touched them. The index
     is `(program, process)`; like processes of a program are numbered by age.
     """
-    started = {row["pid"]: name for name, row in stack.status(config).items() if name in programs}
+    started = {row["pid"]: name for name, row in lifecycle.status(config).items() if name in programs}
     rows = []
     for process in sorted(marked(config), key=lambda one: one.create_time()):
         with suppress(psutil.NoSuchProcess):

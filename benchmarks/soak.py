@@ -7,8 +7,8 @@ from contextlib import suppress
 import pandas as pd
 
 from benchmarks import figures, processes, throwaway
-from lib import demo, stack
 from lib.settings import ROOT
+from lib.stack import demo, lifecycle
 
 PROGRAMS = ["kafka", "realtime", "spark-speed", "savers"]
 TOLERANCE = 1.1
@@ -27,7 +27,7 @@ def measure(minutes: float, first: float, rate: int) -> pd.DataFrame:
     """
     command = [sys.executable, "-m", "generators", "all", "--rate", str(rate)]
     with throwaway.running("soak") as config:
-        stack.up(config, ["savers"])
+        lifecycle.up(config, ["savers"])
         throwaway.say(f"{rate:,} events/s for {minutes:g} minutes …")
         command += ["--duration", f"{60 * minutes + 30:g}s"]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as generators:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lib import scratch, stack
 from lib.settings import Settings, settings
+from lib.stack import lifecycle, scratch
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def running(name: str) -> Iterator[Settings]:
     config.runs_dir.mkdir(parents=True)
     say(f"{name}: a throwaway stack …")
     try:
-        stack.up(config)
+        lifecycle.up(config)
         yield config
     finally:
         del os.environ["GM_STACK"]
-        stack.down(config)
+        lifecycle.down(config)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ WRAPPINGS = tuple(
 """What Spark and Py4J say before the cause."""
 IN_BRACKETS = re.compile(r"\((?:[a-z_]\w*\.)+([A-Z]\w*)\) ")
 QUALIFIED = re.compile(r"(?:[a-z_]\w*\.)+([A-Z][\w$]*)(?:: |\n|$)")
-"""Classes with their package: `(org.postgresql.util.PSQLException) ERROR: …`, `lib.gaps.DataLoss: …`."""
+"""Classes with their package: `(org.postgresql.util.PSQLException) ERROR: …`, `lib.ledger.offsets.DataLoss: …`."""
 STATES = re.compile(r"( SQLSTATE: \w{5})+$")
 
 

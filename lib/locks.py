@@ -13,7 +13,8 @@ from psycopg2 import Error
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from lib import registry
+from lib import servers
+from lib.settings import settings
 
 SPACE = "globalmart"
 POLL_SECONDS = 0.5
@@ -48,7 +49,9 @@ def acquire(
     name: str, *, wait: float = 0, stop: Event | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Connection:
     """The connection that holds the lock `name`; closing it gives the lock back. See `hold`."""
-    connection = registry.connect(application=f"schedule.py {name}, pid {os.getpid()}"[:63])
+    connection = servers.connect(
+        settings().address("warehouse"), application_name=f"schedule.py {name}, pid {os.getpid()}"[:63]
+    )
     connection.autocommit = True
     deadline = time.monotonic() + wait
     said = False

@@ -135,3 +135,39 @@ def describe(contract: Contract) -> pd.DataFrame:
         for field in contract.fields
     ]
     return pd.DataFrame(rows)
+
+
+AGAINST_THE_RULES = (
+    *(
+        "not_json",
+        "invalid_utf8",
+        "not_an_object",
+        "too_deep",
+        "too_large",
+        "missing_field",
+        "wrong_type",
+        "out_of_range",
+    ),
+    *(
+        "text_too_long",
+        "nul_character",
+        "lone_surrogate",
+        "not_a_number",
+        "number_too_large",
+        "too_old",
+        "in_the_future",
+    ),
+)
+"""Why a message can be a dead letter by the rules of its contract."""
+
+REFUSED_BY_DATABASE = "rejected_by_database"
+"""The message is within the contract, and the database doesn't take it.
+
+Decoding it again says nothing, so such letters are sent again only by their id.
+"""
+
+UNPROCESSABLE = "unprocessable"
+"""The message is within the contract, and the program can't process it all the same."""
+
+REASONS = (*AGAINST_THE_RULES, REFUSED_BY_DATABASE, UNPROCESSABLE)
+"""Every reason of a dead letter."""

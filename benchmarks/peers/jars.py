@@ -5,7 +5,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from lib import bootstrap
+from lib.stack import bootstrap
 
 LIST = Path(__file__).with_name("jars.xml")
 FOLDER = bootstrap.TOOLS / "peers"

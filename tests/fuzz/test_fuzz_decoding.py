@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lib.columns import decode_batch
+from lib.ingest.columnar import decode_batch
 from lib.schemas import CONTRACTS, Contract, Field, Kind
 from tests.fuzz.accounting import differences
 from tests.fuzz.corpus import CASES, Case

@@ -12,7 +12,7 @@ import stored
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from line import Schedule
 
-from lib.columns import decode_batch
+from lib.ingest.columnar import decode_batch
 from lib.schemas import CONTRACTS
 from lib.settings import TOPICS, Settings
 from tests.fuzz.accounting import MOST, Account, Message

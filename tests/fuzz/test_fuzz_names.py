@@ -14,26 +14,19 @@ import pytest
 import stored
 from psycopg2.extensions import connection as Connection
 
-from lib import (
-    culprits,
-    database,
-    dimensions,
-    facts,
-    held,
-    ledger,
-    letters,
-    migrate,
-    quality,
-    receipt,
-    status,
-    warehouse,
-)
-from lib.evolution import MOST
-from lib.incremental import Cut, Window
+from lib import database, migrate, warehouse
+from lib.cli import status
+from lib.etl import mentions
+from lib.ingest import dead_letters
+from lib.ingest.evolution import MOST
+from lib.ingest.sink import MESSAGES, Writer, write_batch
+from lib.ledger import receipt, totals
+from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings, overridden
-from lib.sink import MESSAGES, Writer, write_batch
-from lib.warehouse import Load
+from lib.warehouse import culprits, held, quality
+from lib.warehouse import fact as facts
+from lib.warehouse.load import Load
 from tests.fuzz.identifiers import harvest
 from tests.fuzz.values import NAMES
 
@@ -129,9 +122,9 @@ def _meet_together(config: Settings, names: Sequence[str]) -> None:
                 cursor.execute(f"select * from {table}_full")
                 assert cursor.rowcount == len(_events(table, names))
             receipt.read(connection, CONTRACTS[table], WRITER.query_id, "published")
-        letters.summary(connection)
+        dead_letters.summary(connection)
     with closing(database.connect("realtime")) as connection:
-        assert not any(known.counts["dead_letters"] for known in ledger.refresh(connection, {}).values())
+        assert not any(known.counts["dead_letters"] for known in totals.refresh(connection, {}).values())
     status.read([])
     with closing(database.connect("realtime")) as realtime, closing(database.connect("warehouse")) as loaded:
         for window in _windows(realtime):
@@ -198,7 +191,7 @@ def _windows(realtime: Connection) -> list[Window]:
 
 def _ask(realtime: Connection, load: Load) -> None:
     """Every query of the ETL on the realtime database."""
-    readers = [reader for name, reader in vars(dimensions).items() if name.startswith("read_")]
+    readers = [reader for name, reader in vars(mentions).items() if name.startswith("read_")]
     for reader in readers:
         match sorted(inspect.signature(reader).parameters):
             case ["load"]:
@@ -211,6 +204,6 @@ def _ask(realtime: Connection, load: Load) -> None:
     for fact in facts.FACTS:
         facts.read_unread(load, fact)
         held.sums(realtime, load, fact.source)
-        culprits.missing(load, fact)
+        culprits.missing(load, fact.table, fact.source)
         quality.about_events(realtime, load, fact)
         realtime.commit()

@@ -16,7 +16,7 @@ from psycopg2.extras import execute_values
 
 from generators.model import Scenario, simulate
 from lib import migrate
-from lib.incremental import GRACE
+from lib.ledger.cuts import GRACE
 from lib.schemas import CONTRACTS
 from lib.settings import Settings, overridden
 

@@ -9,10 +9,12 @@ import pytest
 import stored
 from psycopg2.extensions import connection as Connection
 
-from lib import migrate, sink
+from lib import migrate
+from lib.ingest import sink
+from lib.ingest.sink import Receipt, Writer
+from lib.ledger.head import Head, read_head
 from lib.schemas import CART_EVENTS, Contract
 from lib.settings import Settings, settings
-from lib.sink import Head, Receipt, Writer
 
 PARTITION = 100
 
@@ -56,7 +58,7 @@ def messages(*payloads: bytes | None, start: int = 0, partition: int = PARTITION
 def head(connection: Connection, contract: Contract = CART_EVENTS) -> Head:
     """Where ingestion of the table stands."""
     with connection.cursor() as cursor:
-        return sink.read_head(cursor, contract.table)
+        return read_head(cursor, contract.table)
 
 
 def next_run(connection: Connection, query_id: str = "query one", contract: Contract = CART_EVENTS) -> Writer:

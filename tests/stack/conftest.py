@@ -13,7 +13,7 @@ import pytest
 from kafka.admin import NewTopic
 from pyspark.sql import SparkSession
 
-from lib import scratch
+from lib.stack import scratch
 
 # before anything reads the settings
 FOLDER = scratch.folder("test")
@@ -24,10 +24,11 @@ import load  # noqa: E402
 import stored  # noqa: E402
 from world import World  # noqa: E402
 
-from lib import migrate, spark, stream  # noqa: E402
-from lib import stack as parts_of_stack  # noqa: E402
+from lib import migrate, spark  # noqa: E402
+from lib.ingest import stream  # noqa: E402
 from lib.schemas import CART_EVENTS  # noqa: E402
 from lib.settings import ROOT, TOPICS, Settings, settings  # noqa: E402
+from lib.stack import lifecycle as parts_of_stack  # noqa: E402
 
 WORLDS = count(1)
 FOREIGN = {"message.timestamp.type": "CreateTime"}

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from generators.events import Event
 from generators.producer import produce
-from lib.backlog import backlog
+from lib.ledger.offsets import backlog
 from lib.schemas import CONTRACTS
 from lib.settings import ROOT, TOPICS, Settings
 

@@ -21,10 +21,11 @@ from bs4 import BeautifulSoup
 from line import Schedule
 from test_jobs_on_stack import job
 
-from lib import registry, status
-from lib.incremental import open_cut
-from lib.jobs import Job
-from lib.runs import Run
+from lib.cli import status
+from lib.jobs.discovery import Job
+from lib.ledger.cuts import open_cut
+from lib.runs import registry
+from lib.runs.run import Run
 from lib.settings import ROOT, Settings
 from tests.fuzz import notebooks
 

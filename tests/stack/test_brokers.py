@@ -15,10 +15,11 @@ from world import World, carts
 
 from generators.events import Event
 from generators.producer import produce
-from lib import brokers, parts, scratch
-from lib import stack as parts_of_stack
-from lib.metrics import Exporter
+from lib import brokers
+from lib.ledger.metrics import Exporter
 from lib.settings import TOPICS, Settings
+from lib.stack import lifecycle as parts_of_stack
+from lib.stack import programs, scratch
 
 
 @pytest.fixture
@@ -33,14 +34,14 @@ def elsewhere(stack: Settings, tmp_path: Path) -> Iterator[str]:
     config = stack.model_copy(
         update={"data_dir": tmp_path, "kafka_port": int(port), "kafka_controller_port": int(controller)}
     )
-    parts._prepare_kafka(config)
+    programs._prepare_kafka(config)
     properties = tmp_path / "kafka" / "server.properties"
     text = properties.read_text()
     for host in ("127.0.0.1", "localhost"):
         text = text.replace(f"PLAINTEXT://{host}:{port}", f"PLAINTEXT://[::1]:{port}")
     properties.write_text(text)
     with (tmp_path / "kafka.log").open("w") as log:
-        process = subprocess.Popen(parts._kafka(config), stdout=log, stderr=log)
+        process = subprocess.Popen(programs._kafka(config), stdout=log, stderr=log)
     try:
         address = f"[::1]:{port}"
         waiting = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.1), retry=retry_if_exception_type(OSError))

@@ -12,8 +12,9 @@ import stored
 from arrivals import DAYS, Batch, apart, batches, commit, day_start
 from line import Schedule
 
-from lib import database, incremental
-from lib.incremental import GRACE, Cut
+from lib import database
+from lib.ledger import cuts as incremental
+from lib.ledger.cuts import GRACE, Cut
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
 

@@ -13,9 +13,10 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import execute_values
 from pyspark.sql import DataFrame
 
-from lib import dedup, warehouse
+from lib import warehouse
 from lib.settings import Settings
-from lib.warehouse import Load
+from lib.warehouse import dedup
+from lib.warehouse.load import Load
 
 Row = tuple[str, int | None, int]
 """Id, order (NULL comes first), and a number that tells rows with the same order apart."""

@@ -13,8 +13,11 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from pyspark.sql import SparkSession
 
-from lib import customers, dimensions, incremental, products, spark
-from lib.incremental import Cut, Window
+from lib import spark
+from lib.etl import customers, products
+from lib.etl import mentions as dimensions
+from lib.ledger import cuts as incremental
+from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
 

@@ -18,7 +18,7 @@ from psycopg2 import errors as sqlstate
 from psycopg2.extensions import connection as Connection
 from world import TABLE, World, cart, carts, eventually
 
-from lib import evolution
+from lib.ingest import evolution
 from lib.schemas import CART_EVENTS, CONTRACTS, Field
 from lib.settings import Settings
 

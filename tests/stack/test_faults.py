@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from kafka.admin import NewTopic
 from world import TABLE, World, cart, carts, eventually
 
-from lib.gaps import DataLoss
+from lib.ledger.offsets import DataLoss
 
 AHEAD = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 KILOBYTES_900 = random.Random(1).randbytes(450_000).hex()  # hardly to be compressed, as it would be in earnest

@@ -15,12 +15,11 @@ from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
 from world import TABLE, World, cart, carts, eventually
 
-from lib import gaps
-from lib.backlog import backlog
-from lib.gaps import DataLoss, OffsetGap
+from lib.ingest.sink import Receipt
+from lib.ledger import offsets
+from lib.ledger.offsets import DataLoss, OffsetGap, backlog
 from lib.schemas import CART_EVENTS
 from lib.settings import Settings
-from lib.sink import Receipt
 
 NUMBERS = count(1)
 
@@ -183,7 +182,7 @@ def truncate(config: Settings, topic: str, before: int) -> None:
 def test_a_gap_that_kafka_can_not_tell_about_stops_the_run(
     saver: Connection, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gaps, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(offsets, "PATIENCE_SECONDS", 1)
     with pytest.raises(KafkaError):
         store(saver, topic, [Message(7, 1, None, cart("a"))])  # the topic has two partitions
 
@@ -233,9 +232,9 @@ def send_by_java(world: World, values: Sequence[bytes], codec: str, partition: i
     writer.options(**{f"kafka.{name}": value for name, value in options.items()}).save()
 
 
-def offsets(world: World, column: str) -> list[int]:
+def column(world: World, name: str) -> list[int]:
     """A column of the backlog, by partition."""
-    return [int(value) for value in backlog(world.contract)[column]]
+    return [int(value) for value in backlog(world.contract)[name]]
 
 
 def test_a_run_over_what_is_there_ends_before_an_open_transaction(world: World) -> None:
@@ -245,17 +244,17 @@ def test_a_run_over_what_is_there_ends_before_an_open_transaction(world: World) 
         add(producer, world.topic, carts(10, 15))
         world.send(carts(20, 23), partitions=[0])  # committed, but behind what isn't decided
         world.send(carts(30, 33), partitions=[1])
-        assert (offsets(world, "lag"), offsets(world, "open")) == ([4, 3, 0], [8, 0, 0])
+        assert (column(world, "lag"), column(world, "open")) == ([4, 3, 0], [8, 0, 0])
         tried = world.ingest(publish=False)
         assert (tried.state, tried.total("rows_written")) == ("tried out", 6)
         world.ingest()
         world.await_ids([*carts(0, 3), *carts(30, 33)])
-        assert (offsets(world, "lag"), offsets(world, "open")) == ([0, 0, 0], [8, 0, 0])
+        assert (column(world, "lag"), column(world, "open")) == ([0, 0, 0], [8, 0, 0])
         assert world.ingest().total("rows_in") == 0
         producer.commit_transaction()
     world.ingest()
     world.await_ids([*carts(0, 3), *carts(10, 15), *carts(20, 23), *carts(30, 33)])
-    assert (offsets(world, "lag"), offsets(world, "open")) == ([0, 0, 0], [0, 0, 0])
+    assert (column(world, "lag"), column(world, "open")) == ([0, 0, 0], [0, 0, 0])
     assert world.total("rows_in") == 14
 
 
@@ -267,7 +266,7 @@ def test_a_transaction_that_its_producer_left_is_aborted_by_kafka_and_never_stor
         with world.at_work():
             world.send(carts(20, 23), partitions=[1])
             world.await_ids(carts(20, 23))
-            assert offsets(world, "open") == [8, 0, 0]
+            assert column(world, "open") == [8, 0, 0]
             # Kafka looks for such transactions every ten seconds
             world.await_ids([*carts(10, 13), *carts(20, 23)])
     assert world.total("rows_in") == 6
@@ -281,7 +280,7 @@ def test_markers_and_aborted_messages_behind_the_last_message_are_no_loss_when_k
     world.send(carts(10, 12), partitions=[1])
     world.ingest()
     world.truncate(0, 7)  # all of it: three messages, a marker, two messages, a marker
-    assert (offsets(world, "head"), offsets(world, "lag")) == ([7, 2, 0], [0, 0, 0])
+    assert (column(world, "head"), column(world, "lag")) == ([7, 2, 0], [0, 0, 0])
     assert world.ingest().total("rows_in") == 0
     # and the ledger goes on without a hole
     world.send(carts(20, 23), partitions=[0])
@@ -301,7 +300,7 @@ def test_a_saver_at_work_knows_of_a_quiet_partition_that_nothing_follows(world: 
             nonlocal sent
             world.send(carts(sent, sent + 1), partitions=[1])
             sent += 1
-            return offsets(world, "head")[0] == 4
+            return column(world, "head")[0] == 4
 
         eventually(is_known)
         world.truncate(0, 4)
@@ -324,14 +323,14 @@ def test_a_head_that_is_moved_back_by_hand_is_read_again_from_there(world: World
     send(world.config, world.topic, (carts(0, 3), True))
     world.ingest()
     world.execute(f"update ops.ingest_heads set end_offsets = '{{\"0\": 1}}' where source_table = '{TABLE}'")
-    assert offsets(world, "head")[0] == 1
+    assert column(world, "head")[0] == 1
 
 
 def test_kafka_says_how_far_there_is_no_message_and_the_query_where_kafka_can_not(config: Settings, topic: str) -> None:
     send(config, topic, (carts(0, 3), True), (carts(3, 5), False), (carts(5, 6), True))  # 0-2, 4-5, 7 and their markers
 
     def passed(head: int, witnessed: int = 0) -> int:
-        found = gaps.passed(topic, {0: head}, witnessed={0: witnessed}, kafka=config.kafka_bootstrap)
+        found = offsets.passed(topic, {0: head}, witnessed={0: witnessed}, kafka=config.kafka_bootstrap)
         return found.get(0, head)
 
     assert [passed(head) for head in (0, 2, 3, 5, 7, 8)] == [0, 2, 7, 7, 7, 9]

@@ -24,15 +24,20 @@ from line import Schedule
 from pyspark.sql import SparkSession
 from world import World, cart, carts
 
-from lib import culprits, database, held, holding, incremental, jobs, locks, metrics, rebuild, status
-from lib.holding import AllLoaded, HoldError
-from lib.incremental import Cut
-from lib.jobs import Job
-from lib.rebuild import RebuildError, Work
+from lib import database, locks
+from lib.cli import status
+from lib.cycles import holding, rebuild
+from lib.cycles.holding import AllLoaded, HoldError
+from lib.cycles.rebuild import RebuildError, Work
+from lib.ingest.sink import Fenced, Writer
+from lib.jobs import discovery
+from lib.jobs.discovery import Job
+from lib.ledger import cuts, metrics
+from lib.ledger.cuts import Cut
 from lib.schemas import CART_EVENTS, CONTRACTS, TRANSACTIONS
 from lib.settings import ROOT, Settings
-from lib.sink import Fenced, Writer
-from lib.warehouse import Load
+from lib.warehouse import culprits, held
+from lib.warehouse.load import Load
 
 DAY = "2026-03-{:02}"
 TABLE = CART_EVENTS.table
@@ -62,7 +67,7 @@ def order(key: str, day: int, user: str, amount: float = 100, product: str = "p"
 def job_load(job: str, after: Mapping[str, int], cut: Cut) -> Load:
     """A load of a job from its watermark up to a cut, for reading only."""
     since = Cut(0, cut.run_date, dict(after)) if after else None
-    window = incremental.Window(since, cut, (cut,))
+    window = cuts.Window(since, cut, (cut,))
     nothing = cast(Any, None)
     return Load(job, cast(SparkSession, nothing), cast(stored.Connection, nothing), window, publish=False)
 
@@ -109,7 +114,7 @@ class Walk:
 
     def cut(self) -> None:
         with self.warehouse, self.warehouse.cursor() as cursor:
-            self.cuts.append(incremental.store_cut(cursor, incremental.next_cut(cursor, date(2026, 3, 2))))
+            self.cuts.append(cuts.store_cut(cursor, cuts.next_cut(cursor, date(2026, 3, 2))))
 
     def load(self) -> None:
         """One job loads up to the last cut."""
@@ -117,9 +122,9 @@ class Walk:
         if not self.cuts:
             return
         with self.warehouse, self.warehouse.cursor() as cursor:
-            since = incremental.watermark(cursor, job)
+            since = cuts.watermark(cursor, job)
             self.read[job] += self.events(job, since.batches if since else {}, self.cuts[-1])
-            incremental.advance(cursor, job, self.cuts[-1])
+            cuts.advance(cursor, job, self.cuts[-1])
 
     def events(self, job: str, after: Mapping[str, int], cut: Cut) -> list[tuple[str, int]]:
         """What a load of the job reads: ids, with the batch that they have for it."""
@@ -165,7 +170,7 @@ def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pas
             walk.random.choice(steps)()
             for job in walk.jobs:
                 with warehouse, warehouse.cursor() as cursor:
-                    since = incremental.watermark(cursor, job)
+                    since = cuts.watermark(cursor, job)
                 if since:
                     assert sorted(walk.events(job, {}, since)) == sorted(walk.read[job])
                     assert max(Counter(event for event, _ in walk.read[job]).values(), default=0) <= 1
@@ -182,7 +187,7 @@ def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pas
 def incremental_watermark(warehouse: stored.Connection, job: str) -> Cut | None:
     """The cut up to which a job has loaded."""
     with warehouse, warehouse.cursor() as cursor:
-        return incremental.watermark(cursor, job)
+        return cuts.watermark(cursor, job)
 
 
 @pytest.fixture
@@ -411,7 +416,7 @@ def test_a_line_that_stands_still_goes_on_with_the_printed_command_and_ends_as_i
     config: Settings, schedule: Schedule
 ) -> None:
     sales, bad = TRANSACTIONS.table, "bad 'one'"
-    found = [job for job in jobs.discover(ROOT / "notebooks") if (job.writes or "").startswith("warehouse.")]
+    found = [job for job in discovery.discover(ROOT / "notebooks") if (job.writes or "").startswith("warehouse.")]
     work = Work(found, Event(), lambda run: None, lambda text: None)
     empty(config)
     save(order("good", 1, "u"), order(bad, 1, "u"), order("lost", 1, "v"), order("odd", 1, "w"), table=sales)

@@ -16,8 +16,8 @@ from arrivals import DAYS, LATEST, apart, batches, commit, day_start
 from line import Schedule
 from world import eventually
 
-from lib import stack as parts_of_stack
 from lib.settings import ROOT, Settings
+from lib.stack import lifecycle as parts_of_stack
 
 KINDS = ("kernel", "run", "scheduler", "warehouse", "spark-batch")
 LOADS = (15, DAYS + LATEST.days + 1)

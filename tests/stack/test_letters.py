@@ -15,9 +15,10 @@ from line import Schedule
 from psycopg2.extensions import connection as Connection
 from typer.testing import CliRunner
 
-from lib import database, letters
-from lib.letters import Choice
-from lib.schemas import CART_EVENTS
+from lib import database
+from lib.ingest import dead_letters
+from lib.ingest.dead_letters import Choice
+from lib.schemas import CART_EVENTS, REFUSED_BY_DATABASE
 from lib.settings import ROOT, Settings
 from schedule import app
 
@@ -159,7 +160,7 @@ def test_what_the_decoder_takes_today_is_sent_and_stamped_and_the_rest_is_named_
     good = shelf.put(cart("replay-1"), "in_the_future", message_key=b"key")
     early = shelf.put(cart("replay-2", datetime.now(UTC) + timedelta(hours=1)), "in_the_future")
     bad = shelf.put(cart("replay-3", quantity="2"), "wrong_type")
-    shelf.put(cart("replay-4"), letters.REFUSED_BY_DATABASE)
+    shelf.put(cart("replay-4"), REFUSED_BY_DATABASE)
     shelf.put(None, "not_json")
     plan = call("replay", "--dry-run", expect=1)
     assert f"letter {good} would be sent to {CART_EVENTS.topic}" in plan
@@ -186,8 +187,8 @@ def test_a_letter_is_sent_once_unless_asked_again(stack: Settings, shelf: Shelf,
 
 
 def test_what_the_database_refused_is_sent_only_by_its_id(stack: Settings, shelf: Shelf, call: Call) -> None:
-    letter = shelf.put(cart("refused-1"), letters.REFUSED_BY_DATABASE)
-    assert "by its id only" in call("replay", f"--reason={letters.REFUSED_BY_DATABASE}", expect=2)
+    letter = shelf.put(cart("refused-1"), REFUSED_BY_DATABASE)
+    assert "by its id only" in call("replay", f"--reason={REFUSED_BY_DATABASE}", expect=2)
     call("replay")
     assert shelf.replayed() == [False]
     call("replay", str(letter))
@@ -256,11 +257,11 @@ def test_a_part_that_is_away_is_a_line_and_exit_code_1(
 def test_letters_are_sent_in_steps_and_what_is_buried_meanwhile_waits(
     stack: Settings, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "AT_ONCE", 2)
+    monkeypatch.setattr(dead_letters, "AT_ONCE", 2)
     for number in range(5):
         shelf.put(cart(f"steps-{number}"))
     with closing(database.connect("realtime")) as connection:
-        outcomes = letters.replay(connection, Choice())
+        outcomes = dead_letters.replay(connection, Choice())
         first = next(outcomes)
         # as a saver with an older decoder would send one back
         shelf.put(cart("steps-back"))
@@ -274,13 +275,13 @@ def test_letters_are_sent_in_steps_and_what_is_buried_meanwhile_waits(
 def test_two_replays_at_once_send_each_letter_once(
     stack: Settings, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "AT_ONCE", 1)
+    monkeypatch.setattr(dead_letters, "AT_ONCE", 1)
     for number in range(6):
         shelf.put(cart(f"both-{number}"))
 
     def replay() -> int:
         with closing(database.connect("realtime")) as connection:
-            return len(list(letters.replay(connection, Choice())))
+            return len(list(dead_letters.replay(connection, Choice())))
 
     with ThreadPoolExecutor(2) as pool:
         counts = [task.result() for task in [pool.submit(replay) for _ in range(2)]]

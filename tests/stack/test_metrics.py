@@ -23,11 +23,15 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 
 from generators.events import Event
 from generators.producer import produce
-from lib import metrics, migrate, scratch, sink
-from lib import stack as parts_of_stack
-from lib.metrics import Exporter
+from lib import migrate
+from lib.ingest import sink
+from lib.ledger import metrics
+from lib.ledger.head import LATENCY_SECONDS, read_head
+from lib.ledger.metrics import Exporter
 from lib.schemas import CART_EVENTS, CONTRACTS
 from lib.settings import TOPICS, Settings
+from lib.stack import lifecycle as parts_of_stack
+from lib.stack import scratch
 
 Samples = dict[tuple[str, ...], float]
 """Value by the name of the sample and the values of its labels, the table first."""
@@ -99,7 +103,7 @@ def write(config: Settings, *payloads: bytes, table: str = "cart_events", partit
     """Commit one micro-batch to the database, as a saver would."""
     with closing(psycopg2.connect(config.dsn("realtime"))) as connection, connection:
         with connection.cursor() as cursor:
-            head = sink.read_head(cursor, table)
+            head = read_head(cursor, table)
         start = head.end_offsets.get(partition, 0)
         sent = [{"partition": partition, "offset": start + place, "value": one} for place, one in enumerate(payloads)]
         messages = pa.Table.from_pylist(sent, sink.MESSAGES)
@@ -167,7 +171,7 @@ def test_the_latency_histogram_is_that_of_the_buckets_of_the_ledger(config: Sett
     buckets = {float(key[2]): value for key, value in found.items() if key[:2] == (f"{name}_bucket", "cart_events")}
     assert buckets == {
         limit: sum(events for bound, events in counts.items() if bound <= limit)
-        for limit in (*sink.LATENCY_SECONDS, float("inf"))
+        for limit in (*LATENCY_SECONDS, float("inf"))
     }
     assert buckets[float("inf")] == 4
     assert found.get((f"{name}_count", "cart_events"), 4) == 4

@@ -12,7 +12,7 @@ import story
 from line import Line, Schedule
 from nbformat.v4 import new_code_cell
 
-from lib import cells, jobs
+from lib.jobs import cells, discovery
 from lib.settings import ROOT, Settings
 
 
@@ -27,7 +27,7 @@ def nbval(*notebooks: Path) -> subprocess.CompletedProcess[str]:
 def in_order() -> list[Path]:
     """Every notebook, the jobs in the order of the line, then the others and the template."""
     folder = ROOT / "notebooks"
-    line = [job.path for job in jobs.discover(folder)]
+    line = [job.path for job in discovery.discover(folder)]
     return [*line, *(path for path in cells.find_notebooks(folder) if path not in line), folder / "_template.ipynb"]
 
 

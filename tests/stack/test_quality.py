@@ -16,15 +16,16 @@ import stored
 from bs4 import BeautifulSoup
 from line import Line, Schedule
 
-from lib import quality, warehouse
-from lib.customers import CUSTOMERS
-from lib.facts import CART_EVENTS, PRODUCT_VIEWS, SALES, Fact
-from lib.incremental import Cut, Window
-from lib.products import PRODUCTS
-from lib.quality import BrokenRule, Finding
+from lib import warehouse
+from lib.etl.customers import CUSTOMERS
+from lib.etl.products import PRODUCTS
+from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
-from lib.warehouse import Load
+from lib.warehouse import quality
+from lib.warehouse.fact import CART_EVENTS, PRODUCT_VIEWS, SALES, Fact
+from lib.warehouse.load import Load
+from lib.warehouse.quality import BrokenRule, Finding
 
 BATCH = 10**9
 RUN_DATE = date(2026, 3, 10)

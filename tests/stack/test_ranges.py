@@ -20,14 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import cart
 
-from lib import cycle, database, incremental, ranges, receipt
-from lib import ledger as metered
-from lib.incremental import Cut
-from lib.jobs import Job
-from lib.ledger import Totals
+from lib import database
+from lib.cycles import cycle
+from lib.ingest.sink import Writer
+from lib.jobs.discovery import Job
+from lib.ledger import compaction, receipt
+from lib.ledger import cuts as incremental
+from lib.ledger import totals as metered
+from lib.ledger.cuts import Cut
+from lib.ledger.totals import Totals
 from lib.schemas import CART_EVENTS, CONTRACTS
 from lib.settings import Settings
-from lib.sink import Writer
 
 TABLE = CART_EVENTS.table
 EMPTY = (
@@ -287,11 +290,11 @@ def test_the_merged_ledger_is_whole_and_its_ranges_end_with_cuts_and_runs(
     save_some(saver)
     ledger.assert_whole(realtime, TABLE)
     store_cuts(warehouse, 2, 5)
-    ranges.merge([READER], days=7, stop=NEVER)
+    compaction.merge([READER], days=7, stop=NEVER)
     assert sizes(realtime) == [2, 1, 2, 1]
     ledger.assert_whole(realtime, TABLE)
     store_cuts(warehouse, 6)
-    ranges.merge([READER], days=7, stop=NEVER)
+    compaction.merge([READER], days=7, stop=NEVER)
     assert sizes(realtime) == [2, 1, 2, 1]
     save(saver, [cart("later")], run="second run", epoch=2)
     ledger.assert_whole(realtime, TABLE)
@@ -327,7 +330,7 @@ def test_only_what_an_old_cut_covers_and_every_reader_has_loaded_is_merged(
         store_cuts(warehouse, batch, age=age, job=job)
     elsewhere = Job("elsewhere", Path(), "batch", reads=("realtime.transactions",))
     jobs = [elsewhere, *(Job(name, Path(), "batch", reads=READER.reads) for name in readers)]
-    ranges.merge(jobs, days=7, stop=NEVER)
+    compaction.merge(jobs, days=7, stop=NEVER)
     assert sizes(realtime) == rows
 
 
@@ -340,14 +343,14 @@ def test_a_merge_that_is_stopped_or_takes_too_long_goes_on_the_next_time(
     store_cuts(warehouse, 2, 6)
     stopped = Event()
     stopped.set()
-    ranges.merge([READER], days=7, stop=stopped)
+    compaction.merge([READER], days=7, stop=stopped)
     assert sizes(realtime) == [2, 1, 1, 1, 1]
-    monkeypatch.setattr(ranges, "MOST_SECONDS", 0)
-    ranges.merge([READER], days=7, stop=NEVER)
+    monkeypatch.setattr(compaction, "MOST_SECONDS", 0)
+    compaction.merge([READER], days=7, stop=NEVER)
     assert sizes(realtime) == [2, 1, 1, 1, 1]
-    monkeypatch.setattr(ranges, "MOST_SECONDS", 60)
-    monkeypatch.setattr(ranges, "PORTION", 1)
-    ranges.merge([READER], days=7, stop=NEVER)
+    monkeypatch.setattr(compaction, "MOST_SECONDS", 60)
+    monkeypatch.setattr(compaction, "PORTION", 1)
+    compaction.merge([READER], days=7, stop=NEVER)
     assert sizes(realtime) == [2, 4]
 
 
@@ -363,9 +366,9 @@ def test_the_cut_of_a_fresh_rebuild_has_to_grow_old_and_those_that_it_replaced_s
         fresh = incremental.numbered(cursor, last)
         incremental.supersede(cursor, fresh)
         incremental.advance(cursor, READER.name, fresh)
-    ranges.merge([READER], days=7, stop=NEVER)
+    compaction.merge([READER], days=7, stop=NEVER)
     assert sizes(realtime) == [1] * 6
-    ranges.merge([READER], days=1e-9, stop=NEVER)
+    compaction.merge([READER], days=1e-9, stop=NEVER)
     assert sizes(realtime) == [3, 3]
 
 

@@ -13,10 +13,12 @@ import stored
 import story
 from line import Line, Schedule
 
-from lib import jobs, ranges, rebuild, swap
-from lib import warehouse as load
-from lib.rebuild import Work
+from lib.cycles import rebuild, swap
+from lib.cycles.rebuild import Work
+from lib.jobs import discovery
+from lib.ledger import compaction
 from lib.settings import ROOT, TOPICS, Settings
+from lib.warehouse import load as load
 from tests.oracle import analytics, expected, frame
 
 RFM = "analytics/rfm_analysis"
@@ -29,7 +31,7 @@ AT_ONCE = 1e-9
 @pytest.fixture(scope="module")
 def work() -> Work:
     """All jobs that write the warehouse, for the functions behind the commands."""
-    found = [job for job in jobs.discover(ROOT / "notebooks") if (job.writes or "").startswith("warehouse.")]
+    found = [job for job in discovery.discover(ROOT / "notebooks") if (job.writes or "").startswith("warehouse.")]
     return Work(found, Event(), lambda run: None, lambda text: None)
 
 
@@ -42,7 +44,7 @@ def backfilled(line: Line, schedule: Schedule) -> str:
 @pytest.fixture(scope="module")
 def merged(stack: Settings, backfilled: str, work: Work) -> None:
     """The ledger of all that is loaded, merged."""
-    ranges.merge(work.jobs, days=AT_ONCE, stop=work.stop)
+    compaction.merge(work.jobs, days=AT_ONCE, stop=work.stop)
     with stored.connected(stack, "realtime") as connection:
         assert stored.scalar(connection, "select max(batches) from ops.ingest_batches") > 1
 

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 from pyspark.sql import DataFrame
 
-from lib import incremental, scd2, warehouse
-from lib.incremental import Cut, Window
-from lib.scd2 import Applied, Dimension
+from lib import warehouse
+from lib.ledger import cuts
+from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
-from lib.warehouse import Load
+from lib.warehouse import scd2
+from lib.warehouse.load import Load
+from lib.warehouse.scd2 import Applied, Dimension
 
 COLOURS = Dimension(table="test_colours", key=("name",), type2=("colour", "size"), type1=("total",))
 WITH_MEMBERS = replace(COLOURS, type1=("is_inferred",))
@@ -341,7 +343,7 @@ def test_the_cut_that_made_or_closed_a_version_is_kept_and_a_total_does_not_coun
     loads = []
     for _ in range(3):
         with table.connection.cursor() as cursor:
-            cut = incremental.store_cut(cursor, Cut(0, day(9), dict.fromkeys(CONTRACTS, 0)))
+            cut = cuts.store_cut(cursor, Cut(0, day(9), dict.fromkeys(CONTRACTS, 0)))
         loads.append(replace(table, window=Window(None, cut, (cut,))))
     first, second, third = (one.cut.cut_id for one in loads)
     rows = "string, effective_date date, colour string, size int, total bigint, end_date date, is_current boolean"

@@ -21,9 +21,10 @@ from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import connection as Connection
 
 from lib import database
+from lib.ingest.sink import Fenced, Receipt, Writer
+from lib.ledger.head import Head
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
 from lib.settings import Settings
-from lib.sink import Fenced, Head, Receipt, Writer
 
 TIME = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ import pytest
 from line import Schedule
 
 from lib import migrate
-from lib import stack as parts_of_stack
 from lib.settings import ROOT, Settings
+from lib.stack import lifecycle as parts_of_stack
 
 
 def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings) -> None:

@@ -12,7 +12,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql.connect.streaming.query import StreamingQuery
 from world import World, carts, eventually
 
-from lib import sink, spark, stream
+from lib import spark
+from lib.ingest import sink, stream
 from lib.settings import Settings, settings
 
 BRISK = "100 milliseconds"

@@ -20,8 +20,8 @@ import stored
 from load import KEYS, Sent, is_level, load
 from world import eventually
 
-from lib import stack as parts_of_stack
 from lib.settings import Settings
+from lib.stack import lifecycle as parts_of_stack
 
 KINDS = ("kernel", "spark-speed", "realtime", "kafka", "warehouse")
 RATE = 200

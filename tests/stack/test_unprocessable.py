@@ -19,13 +19,13 @@ from psycopg2 import errors as sqlstate
 from psycopg2.extensions import connection as Connection
 from world import TABLE, World, cart, carts
 
-from lib import evolution, sink
-from lib import rows as storing
-from lib.columns import decode_batch
-from lib.rows import ProgramFault
+from lib.ingest import evolution, sink
+from lib.ingest import insert as storing
+from lib.ingest.columnar import decode_batch
+from lib.ingest.insert import ProgramFault
+from lib.ingest.sink import Receipt
 from lib.schemas import CART_EVENTS, Field
 from lib.settings import Settings
-from lib.sink import Receipt
 
 POISON = b"poison"
 LATER = "poison beyond the decoder"

@@ -15,8 +15,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from pyspark.sql import SparkSession
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
-from lib import stream
-from lib.receipt import Receipt
+from lib.ingest import stream
+from lib.ledger.receipt import Receipt
 from lib.schemas import CART_EVENTS, Contract
 from lib.settings import Settings
 

@@ -3,8 +3,8 @@
 from datetime import date
 from pathlib import Path
 
-from lib.backfill import Grid
-from lib.jobs import Job
+from lib.cycles.backfill import Grid
+from lib.jobs.discovery import Job
 
 MONDAY, TUESDAY, WEDNESDAY = date(2026, 11, 16), date(2026, 11, 17), date(2026, 11, 18)
 SCORES = Job("analytics/scores", Path("scores.ipynb"), "batch", snapshots="analysis_date")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from lib import bootstrap
 from lib.settings import ROOT, Settings
+from lib.stack import bootstrap
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def java(folder: Path, version: str) -> str:
 
 def set_up(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run set-up as `make` does; every test here ends it before it does anything."""
-    command = [sys.executable, str(ROOT / "lib" / "bootstrap.py"), *arguments]
+    command = [sys.executable, str(ROOT / "lib" / "stack" / "bootstrap.py"), *arguments]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
@@ -136,7 +136,7 @@ def test_an_env_file_that_is_not_utf_8_does_not_stop_the_set_up(
     assert bootstrap.environment()["GM_RATE"] == "7"
 
 
-@pytest.mark.parametrize("command", [["lib/bootstrap.py", "--ports"], ["-m", "lib.stack", "up"]])
+@pytest.mark.parametrize("command", [["lib/stack/bootstrap.py", "--ports"], ["-m", "lib.stack", "up"]])
 def test_taken_ports_are_named_together_with_the_lines_that_move_them(
     tmp_path: Path, taken: list[int], command: list[str]
 ) -> None:
@@ -144,7 +144,7 @@ def test_taken_ports_are_named_together_with_the_lines_that_move_them(
     if command[0].endswith(".py"):  # before a first set-up
         root = tmp_path / "my clone"
         (root / "lib").mkdir(parents=True)
-        for name in ("lib/bootstrap.py", ".env.example", "pyproject.toml", "uv.lock", "jars.xml"):
+        for name in ("lib/stack/bootstrap.py", ".env.example", "pyproject.toml", "uv.lock", "jars.xml"):
             shutil.copy(ROOT / name, root / name)
     names = ("GM_KAFKA_PORT", "GM_WAREHOUSE_PORT", "GM_SPARK_BATCH_PORT")
     held = {name: str(port) for name, port in zip(names, taken, strict=True)}

@@ -17,11 +17,13 @@ WORKER = (
 STACK = (
     "\n\nJVM stacktrace:\norg.apache.spark.sql.streaming.StreamingQueryException\n"
     "\tat org.apache.spark.sql.execution.streaming.StreamExecution.runStream(StreamExecution.scala:401)\n"
-    "Caused by: org.apache.spark.api.python.PythonException: " + WORKER + "lib.gaps.DataLoss: something else\n"
+    "Caused by: org.apache.spark.api.python.PythonException: "
+    + WORKER
+    + "lib.ledger.offsets.DataLoss: something else\n"
 )
 STREAM = (
-    QUERY + WORKER + '  File "lib/gaps.py", line 80, in check\n    raise DataLoss(\n'
-    "lib.gaps.DataLoss: transactions-topic: offsets 5 to 9 are gone from Kafka and were never stored\n"
+    QUERY + WORKER + '  File "lib/ledger/offsets.py", line 80, in check\n    raise DataLoss(\n'
+    "lib.ledger.offsets.DataLoss: transactions-topic: offsets 5 to 9 are gone from Kafka and were never stored\n"
     " SQLSTATE: 38000 SQLSTATE: XXKST\n=== Streaming Query ===\nIdentifier: [id = 47ffbe82, runId = 7f6e05f3]\n" + STACK
 )
 STREAM_OF_JAVA = (

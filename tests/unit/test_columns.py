@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from wire import CART, EXAMPLES, NOW, ORDER, VIEW, json_values, lines, raw, texts, valid_messages
 
 from generators.model import Scenario, simulate
-from lib.columns import PLACE, Batch, decode_batch
-from lib.decode import Dead, decode
+from lib.ingest.columnar import PLACE, Batch, decode_batch
+from lib.ingest.decode import Dead, decode
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract, Field
 
 ADDED = (Field("class", "string"), Field("is_gift", "boolean"), Field("weight", "numeric"), Field("ref_id", "string"))

@@ -9,9 +9,9 @@ from typing import Any, cast
 import psycopg2
 import pytest
 
-from lib import culprits
-from lib.facts import CART_EVENTS, SALES
-from lib.warehouse import Load
+from lib.warehouse import culprits
+from lib.warehouse.fact import CART_EVENTS, SALES
+from lib.warehouse.load import Load
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_without_events_the_message_is_what_went_wrong() -> None:
     ],
 )
 def test_the_order_of_a_line_is_found(rows: list[dict[str, Any]], events: list[str]) -> None:
-    assert culprits.of_examples(SALES, rows) == events
+    assert culprits.of_examples(SALES.source, rows) == events
 
 
 def test_a_cart_event_is_its_own() -> None:
-    assert culprits.of_examples(CART_EVENTS, [{"event_id": "a:1"}, {"event_id": "a:1"}]) == ["a:1"]
+    assert culprits.of_examples(CART_EVENTS.source, [{"event_id": "a:1"}, {"event_id": "a:1"}]) == ["a:1"]
 
 
 class Session:

@@ -10,10 +10,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from lib import cycle, registry
-from lib.jobs import Job
-from lib.registry import Cycle
-from lib.runs import Run
+from lib.cycles import cycle
+from lib.jobs.discovery import Job
+from lib.runs import registry
+from lib.runs.registry import Cycle
+from lib.runs.run import Run
 
 DAY = date(2026, 11, 22)
 AT = Cycle("20261122T090000-batch-ffff", DAY, 1)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import CART, EXAMPLES, LINE, NOW, ORDER, VIEW, json_values, lines, raw, unknown_names, valid_messages
 
-from lib.decode import LARGEST, REASONS, Dead, Event, decode, to_json
-from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
+from lib.ingest.decode import LARGEST, Dead, Event, decode, to_json
+from lib.schemas import AGAINST_THE_RULES, CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
 from lib.settings import TOPICS
 
 
@@ -387,14 +387,14 @@ def test_no_mutation_of_a_message_raises(
     payload = raw({}, **fields)
     place %= len(payload)
     decoded = decode(contract, payload[:place] + put + payload[place + cut :], NOW)
-    assert isinstance(decoded, Event) or decoded.reason in REASONS
+    assert isinstance(decoded, Event) or decoded.reason in AGAINST_THE_RULES
 
 
 @given(st.sampled_from(list(CONTRACTS.values())), json_values)
 def test_no_json_raises(contract: Contract, value: Any) -> None:
     document = EXAMPLES[contract.table] | value if isinstance(value, dict) else value
     decoded = decode(contract, json.dumps(document).encode(), NOW)
-    assert isinstance(decoded, Event) or decoded.reason in REASONS
+    assert isinstance(decoded, Event) or decoded.reason in AGAINST_THE_RULES
 
 
 def test_what_is_larger_than_a_message_may_be_is_dead_unread() -> None:
@@ -403,4 +403,4 @@ def test_what_is_larger_than_a_message_may_be_is_dead_unread() -> None:
 
 def test_every_reason_has_a_test_above() -> None:
     source = Path(decode.__code__.co_filename).read_text()
-    assert set(re.findall(r'Refused\(\s*"(\w+)"', source)) == set(REASONS)
+    assert set(re.findall(r'Refused\(\s*"(\w+)"', source)) == set(AGAINST_THE_RULES)

@@ -15,7 +15,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lib import docs, jobs
+from lib.cli import docs
+from lib.jobs import discovery
 from lib.settings import ROOT, Settings, settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -102,7 +103,7 @@ def test_conda_environment_names_the_python_and_java_that_the_project_asks_for()
 
 def test_table_of_jobs_in_the_readme_is_that_of_the_notebooks():
     page = (ROOT / "README.md").read_text()
-    assert page == docs.with_job_table(page, jobs.job_table(jobs.discover(settings().notebooks_dir)))
+    assert page == docs.with_job_table(page, discovery.job_table(discovery.discover(settings().notebooks_dir)))
 
 
 def test_table_is_the_same_in_every_process():
@@ -115,7 +116,7 @@ def test_table_is_the_same_in_every_process():
 
 
 def test_table_goes_between_its_markers_and_nothing_else_changes():
-    start, end = jobs.MARKERS
+    start, end = discovery.MARKERS
     page = docs.with_job_table(f"before\n{start}\nold\n{end}\nafter", f"{start}\nnew\n{end}")
     assert page == f"before\n{start}\nnew\n{end}\nafter"
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from generators.__main__ import TABLES, Kind, app, instant, length, share
 from generators.events import SHARES, Event
 from generators.model import Scenario, simulate
-from lib import decode
+from lib.ingest import decode
 from lib.schemas import CONTRACTS
 
 START = datetime(2026, 3, 4, 5, 6, 7, 890000, tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from lib.incremental import Cut, Window, past_window
+from lib.ledger.cuts import Cut, Window, past_window
 from lib.schemas import CONTRACTS
 
 

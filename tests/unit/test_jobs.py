@@ -9,8 +9,8 @@ import pytest
 import tiny_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from lib import cells, conventions, jobs
-from lib.jobs import Job, JobError
+from lib.jobs import cells, conventions, discovery
+from lib.jobs.discovery import Job, JobError
 
 
 def job(name: str, reads: tuple[str, ...] = (), writes: str | None = None, schedule: str = "batch") -> Job:
@@ -32,7 +32,7 @@ def test_a_notebook_with_a_job_cell_is_a_job(tmp_path: Path) -> None:
         "grain: one row per order line\nsnapshots: analysis_date\ntimeout: 45s\nretries: 2"
     )
     path = tiny_notebooks.write(tmp_path / "etl" / "fact_sales.ipynb", front)
-    [found] = jobs.discover(tmp_path)
+    [found] = discovery.discover(tmp_path)
     assert found.name == "etl/fact_sales"
     assert (found.path, found.folder, found.short_name) == (path, "etl", "fact_sales")
     assert found.reads == ("realtime.transactions", "kafka.a-topic")
@@ -47,7 +47,7 @@ def test_explorations_templates_and_checkpoints_are_no_jobs(tmp_path: Path) -> N
     tiny_notebooks.write(tmp_path / "explore" / "tour.ipynb", None)
     tiny_notebooks.write(tmp_path / "_template.ipynb")
     tiny_notebooks.write(tmp_path / "etl" / ".ipynb_checkpoints" / "x-checkpoint.ipynb")
-    assert jobs.discover(tmp_path) == []
+    assert discovery.discover(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_explorations_templates_and_checkpoints_are_no_jobs(tmp_path: Path) -> N
 )
 def test_front_matter_is_read_strictly_and_the_cell_named(tmp_path: Path, front: str, message: str) -> None:
     tiny_notebooks.write(tmp_path / "etl" / "x.ipynb", front)
-    found, [problem] = jobs.scan(tmp_path)
+    found, [problem] = discovery.scan(tmp_path)
     assert found == []
     assert str(problem).startswith("etl/x: cell 1: ")
     assert message in str(problem)
     with pytest.raises(JobError, match="etl/x: cell 1"):
-        jobs.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 def test_a_file_that_is_no_notebook_is_named_and_stops_nobody_else(tmp_path: Path) -> None:
     tiny_notebooks.write(tmp_path / "etl" / "good.ipynb")
     (tmp_path / "etl" / "half.ipynb").write_text('{"cells": [')
-    found, [problem] = jobs.scan(tmp_path)
+    found, [problem] = discovery.scan(tmp_path)
     assert [each.name for each in found] == ["etl/good"]
     assert str(problem).startswith("etl/half: can't be read")
 
@@ -94,13 +94,13 @@ def test_a_job_cell_that_is_not_the_first_is_refused(tmp_path: Path) -> None:
     path = tiny_notebooks.write(tmp_path / "etl" / "x.ipynb")
     notebook = nbformat.read(path, as_version=4)
     tiny_notebooks.save(path, [new_markdown_cell("# T"), *notebook.cells])
-    assert "etl/x: cell 2: the cell tagged `job` has to be the first one" in str(jobs.scan(tmp_path)[1][0])
+    assert "etl/x: cell 2: the cell tagged `job` has to be the first one" in str(discovery.scan(tmp_path)[1][0])
 
 
 def test_two_notebooks_that_write_one_table_are_both_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         tiny_notebooks.write(tmp_path / "etl" / f"{name}.ipynb", "schedule: batch\nwrites: warehouse.t\ngrain: one")
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert found == []
     assert [problem.notebook for problem in problems] == ["etl/a", "etl/b"]
 
@@ -108,21 +108,21 @@ def test_two_notebooks_that_write_one_table_are_both_named(tmp_path: Path) -> No
 def test_a_copy_does_not_stop_the_notebook_that_has_the_name_of_the_table(tmp_path: Path) -> None:
     for name in ("t", "t-Copy1"):
         tiny_notebooks.write(tmp_path / "etl" / f"{name}.ipynb", "schedule: batch\nwrites: warehouse.t\ngrain: one")
-    found, [problem] = jobs.scan(tmp_path)
+    found, [problem] = discovery.scan(tmp_path)
     assert [each.name for each in found] == ["etl/t"]
     assert str(problem) == "etl/t-Copy1: cell 1: writes warehouse.t, as etl/t does: one notebook, one table"
 
 
 def test_jobs_come_after_those_that_write_what_they_read() -> None:
-    names = [each.name for each in jobs.order(LINE)]
+    names = [each.name for each in discovery.order(LINE)]
     assert names.index("ingest/transactions") < names.index("etl/fact_sales") < names.index("analytics/trends")
     assert names.index("etl/dim_date") < names.index("etl/fact_sales")
-    assert jobs.dependencies(LINE)["etl/fact_sales"] == {"ingest/transactions", "etl/dim_date"}
+    assert discovery.dependencies(LINE)["etl/fact_sales"] == {"ingest/transactions", "etl/dim_date"}
 
 
 def test_what_a_job_needs_is_everything_before_it() -> None:
-    [trends] = jobs.select(LINE, ["trends"])
-    assert [one.name for one in jobs.upstream(jobs.order(LINE), [trends])] == [
+    [trends] = discovery.select(LINE, ["trends"])
+    assert [one.name for one in discovery.upstream(discovery.order(LINE), [trends])] == [
         "etl/dim_date",
         "ingest/transactions",
         "etl/fact_sales",
@@ -131,18 +131,18 @@ def test_what_a_job_needs_is_everything_before_it() -> None:
 
 def test_a_job_may_read_its_own_table() -> None:
     own = job("etl/a", ("warehouse.a",), "warehouse.a")
-    assert jobs.order([own]) == [own]
+    assert discovery.order([own]) == [own]
 
 
 def test_a_circle_is_named_and_stops_nobody_else(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a"), ("c", "a")):
         front = f"schedule: batch\nreads: [warehouse.{other}]\nwrites: warehouse.{name}\ngrain: one"
         tiny_notebooks.write(tmp_path / "etl" / f"{name}.ipynb", front)
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert [each.name for each in found] == ["etl/c"]
     assert "etl/a and etl/b" in str(problems[0])
     with pytest.raises(JobError, match="circle"):
-        jobs.order([job("a", ("warehouse.b",), "warehouse.a"), job("b", ("warehouse.a",), "warehouse.b")])
+        discovery.order([job("a", ("warehouse.b",), "warehouse.a"), job("b", ("warehouse.a",), "warehouse.b")])
 
 
 @pytest.mark.parametrize(
@@ -157,19 +157,19 @@ def test_a_circle_is_named_and_stops_nobody_else(tmp_path: Path) -> None:
     ],
 )
 def test_jobs_are_selected_by_name_folder_schedule_or_all(names: list[str], meant: list[str]) -> None:
-    assert [each.name for each in jobs.select(LINE, names)] == meant
+    assert [each.name for each in discovery.select(LINE, names)] == meant
 
 
 def test_a_name_that_means_nothing_or_two_things_is_refused() -> None:
     with pytest.raises(JobError, match="no job or group is called fact_sale; do you mean fact_sales"):
-        jobs.select(LINE, ["fact_sale"])
+        discovery.select(LINE, ["fact_sale"])
     with pytest.raises(JobError, match="sales may be etl/sales or analytics/sales"):
-        jobs.select([job("etl/sales"), job("analytics/sales")], ["sales"])
+        discovery.select([job("etl/sales"), job("analytics/sales")], ["sales"])
 
 
 def test_the_job_table_has_a_row_per_job_between_markers() -> None:
-    lines = jobs.job_table(LINE[:1]).splitlines()
-    assert (lines[0], lines[-1]) == jobs.MARKERS
+    lines = discovery.job_table(LINE[:1]).splitlines()
+    assert (lines[0], lines[-1]) == discovery.MARKERS
     assert lines[1] == "| job | schedule | reads | writes | grain |"
     row = "| `etl/fact_sales` | batch | realtime.transactions, warehouse.dim_date | warehouse.fact_sales |  |"
     assert lines[3] == row
@@ -178,7 +178,7 @@ def test_the_job_table_has_a_row_per_job_between_markers() -> None:
 def test_parameters_are_those_that_papermill_sees(tmp_path: Path) -> None:
     text = 'name: str = "a"  # one\nsizes: list[int] = [1, 2]  # two\nrate: float = -0.5  # three'
     path = tiny_notebooks.write(tmp_path / "x.ipynb", parameters=text)
-    [found] = jobs.discover(tmp_path)
+    [found] = discovery.discover(tmp_path)
     seen = {name: entry["inferred_type_name"] for name, entry in papermill.inspect_notebook(path).items()}
     assert {name: parameter.type for name, parameter in found.parameters.items()} == seen
     assert [parameter.default for parameter in found.parameters.values()] == ["a", [1, 2], -0.5]
@@ -187,7 +187,7 @@ def test_parameters_are_those_that_papermill_sees(tmp_path: Path) -> None:
 def test_a_parameters_cell_with_code_in_it_is_refused(tmp_path: Path) -> None:
     tiny_notebooks.write(tmp_path / "x.ipynb", parameters="import os\nhome: str = os.sep")
     with pytest.raises(JobError, match="x: cell 3: a parameters cell holds only lines as"):
-        jobs.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 def test_a_notebook_as_it_should_be_has_no_problem(tmp_path: Path) -> None:

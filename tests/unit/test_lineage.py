@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny_notebooks
 
-from lib import lineage
+from lib.jobs import lineage
 from lib.settings import ROOT
 
 

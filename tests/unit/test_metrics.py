@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import metrics
-from lib.decode import REASONS
-from lib.ledger import Totals
+from lib.ledger import metrics
+from lib.ledger.totals import Totals
+from lib.schemas import REASONS
 from lib.settings import ROOT, Settings
 
 
@@ -48,4 +48,4 @@ def test_every_reason_of_a_dead_letter_is_counted_from_nothing_so_that_the_first
     ]
     counted = {sample.labels["reason"]: sample.value for sample in dead.samples}
     assert counted == dict.fromkeys(counted, 0)
-    assert {*REASONS, "rejected_by_database", "unprocessable"} == counted.keys()
+    assert {*REASONS, "not_json", "rejected_by_database", "unprocessable"} == counted.keys()

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from lib import jobs, parameters
-from lib.cells import Parameter
-from lib.cycle import parameters_for
-from lib.jobs import Job, JobError
+from lib.cycles.cycle import parameters_for
+from lib.jobs import discovery, parameters
+from lib.jobs.cells import Parameter
+from lib.jobs.discovery import Job, JobError
 
 
 def declaring(annotation: str, name: str = "p", job: str = "etl/x") -> Job:
@@ -173,7 +173,7 @@ def in_notebook(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_given_is_what_the_notebook_gets(tmp_path: Path) -> None:
     declared = "\n".join(f"p{number}: {kind} = None" for number, (kind, *_) in enumerate(TAKEN))
     path = tiny_notebooks.write(tmp_path / "etl" / "x.ipynb", parameters=declared)
-    [job] = jobs.discover(tmp_path)
+    [job] = discovery.discover(tmp_path)
     texts = parameters.parse(f"p{number}={text}" for number, (_, text, _) in enumerate(TAKEN))
     found = in_notebook(path, parameters_for(job, run_date=None, cut_id=None, given=texts))
     assert found == {f"p{number}": value for number, (*_, value) in enumerate(TAKEN)}

@@ -4,15 +4,15 @@ import re
 
 import pytest
 
-from lib import jobs
-from lib.facts import FACTS
-from lib.quality import Rule, read_rules
+from lib.jobs import discovery
 from lib.settings import ROOT
+from lib.warehouse.fact import FACTS
+from lib.warehouse.quality import Rule, read_rules
 
 SHARED = {"fact": "facts", "dim": "dimensions"}
 TABLES = [
     job.writes.removeprefix("warehouse.")
-    for job in jobs.discover(ROOT / "notebooks")
+    for job in discovery.discover(ROOT / "notebooks")
     if job.writes.startswith("warehouse.")
 ]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lib.receipt import Receipt, percentile
+from lib.ledger.receipt import Receipt, percentile
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -17,10 +17,11 @@ import scrapbook
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
-from lib import html, report
-from lib.gallery import Entry, gallery
-from lib.page import duration, write_whole
-from lib.sanitize import clean
+from lib import report
+from lib.report import render
+from lib.report.gallery import Entry, gallery
+from lib.report.page import duration, write_whole
+from lib.report.sanitize import clean
 from tests.chromium import CHROMIUM, dump_dom
 
 PLANTED = "<script>document.title='owned'</script>"
@@ -87,8 +88,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(papermill.PapermillExecutionError):
         execute(runs, "etl/broken", BAD)
     for notebook in (good, runs / "etl/broken/2026-11-22/r1.ipynb"):
-        html.render(notebook, notebook.with_suffix(".html"), assets=runs / "assets")
-    html.publish_latest(good.with_suffix(".html"), runs / "latest/analytics/rfm_analysis.html", assets=runs / "assets")
+        render.render(notebook, notebook.with_suffix(".html"), assets=runs / "assets")
+    render.publish_latest(
+        good.with_suffix(".html"), runs / "latest/analytics/rfm_analysis.html", assets=runs / "assets"
+    )
     return runs
 
 
@@ -165,7 +168,7 @@ def test_about_this_run_comes_from_front_matter_path_and_parameters(page: Beauti
 
 
 def test_no_code_no_prompt_no_scrap_no_stderr_is_shown(page: BeautifulSoup) -> None:
-    text = page.main.text.replace(html.SCRIPT, "")
+    text = page.main.text.replace(render.SCRIPT, "")
 
     assert "import pandas" not in text
     assert "schedule: batch" not in text
@@ -227,7 +230,7 @@ def test_page_knows_no_outside_address(page: BeautifulSoup, runs: Path) -> None:
     text = (runs / "analytics/rfm_analysis/2026-11-22/r1.html").read_text()
 
     assert not re.search(r"https?://|=\s*[\"']//", text)
-    assert [script["src"] for script in page.select("script[src]")] == [f"../../../assets/{html.PLOTLY_JS}"]
+    assert [script["src"] for script in page.select("script[src]")] == [f"../../../assets/{render.PLOTLY_JS}"]
     assert len(text) < 300_000
 
 
@@ -236,7 +239,7 @@ def test_links_lead_to_what_is_there(runs: Path, path: str) -> None:
     page = parse(runs / path)
 
     (script,) = page.select("script[src]")
-    assert (runs / path).parent.joinpath(script["src"]).samefile(runs / "assets" / html.PLOTLY_JS)
+    assert (runs / path).parent.joinpath(script["src"]).samefile(runs / "assets" / render.PLOTLY_JS)
     assert ((runs / path).parent / page.nav.a["href"]).resolve() == (runs / "index.html").resolve()
 
 
@@ -250,14 +253,14 @@ def test_a_job_in_any_folder_has_its_name_and_right_links_in_its_reports(runs: P
         job=job, title="T", status="failed", report=f"latest/{job}.html", failed_report=f"{job}/2026-11-22/r1.html"
     )
 
-    html.render(notebook, own, assets=tmp_path / "assets")
-    html.publish_latest(own, latest, assets=tmp_path / "assets")
+    render.render(notebook, own, assets=tmp_path / "assets")
+    render.publish_latest(own, latest, assets=tmp_path / "assets")
     index = gallery(tmp_path, [entry])
 
     for place in (own, latest):
         page = parse(place)
         (script,) = page.select("script[src]")
-        assert (place.parent / script["src"]).samefile(tmp_path / "assets" / html.PLOTLY_JS)
+        assert (place.parent / script["src"]).samefile(tmp_path / "assets" / render.PLOTLY_JS)
         assert (place.parent / page.nav.a["href"]).samefile(index)
         facts = dict(
             zip(
@@ -282,7 +285,7 @@ def test_plotly_is_copied_once_and_whole(runs: Path) -> None:
     before = copy.stat().st_mtime_ns
 
     notebook = runs / "analytics/rfm_analysis/2026-11-22/r1.ipynb"
-    html.render(notebook, runs / "again.html", assets=runs / "assets")
+    render.render(notebook, runs / "again.html", assets=runs / "assets")
 
     assert copy.stat().st_size == bundled.stat().st_size
     assert copy.stat().st_mtime_ns == before
@@ -300,7 +303,7 @@ def test_failed_run_says_so_at_its_top_and_shows_what_led_there(failed: Beautifu
 def test_killed_run_is_failed_though_its_notebook_knows_nothing(runs: Path, tmp_path: Path) -> None:
     notebook = runs / "analytics/rfm_analysis/2026-11-22/r1.ipynb"
 
-    html.render(notebook, tmp_path / "r.html", assets=runs / "assets", error="the kernel died in cell 3")
+    render.render(notebook, tmp_path / "r.html", assets=runs / "assets", error="the kernel died in cell 3")
 
     page = parse(tmp_path / "r.html")
     assert page.select_one(".badge").text == "failed"

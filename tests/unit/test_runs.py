@@ -14,9 +14,11 @@ import psutil
 import pytest
 import tiny_notebooks
 
-from lib import causes, progress, runs
-from lib.jobs import discover
-from lib.runs import Run
+from lib import causes
+from lib.cli import progress
+from lib.jobs.discovery import discover
+from lib.runs import run as runs
+from lib.runs.run import Run
 from lib.settings import settings
 
 SAVER = """

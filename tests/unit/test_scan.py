@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import tiny_notebooks
 
-from lib import cells, conventions, jobs
+from lib.jobs import cells, conventions, discovery
 from tests.fuzz import notebooks
 
 
 def only_problem(folder: Path) -> str:
     """What is said of the one broken notebook beside a healthy one, which is found."""
     tiny_notebooks.write(folder / "etl" / "good.ipynb")
-    found, [problem] = jobs.scan(folder)
+    found, [problem] = discovery.scan(folder)
     assert [job.name for job in found] == ["etl/good"]
     return str(problem)
 
@@ -26,9 +26,9 @@ def test_500_broken_notebooks_are_named_in_a_line_each_and_the_healthy_ones_foun
     for name in healthy:
         tiny_notebooks.write(tmp_path / f"{name}.ipynb")
     broken = notebooks.write(tmp_path, seed=10, count=500)
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert sorted(job.name for job in found) == sorted(healthy)
-    lines = jobs.broken_lines(problems)
+    lines = discovery.broken_lines(problems)
     assert {problem.notebook for problem in problems} == set(broken)
     assert len(lines) == len(broken) == 500
     assert [line for line in lines if not line.isprintable() or len(line) > 600] == []
@@ -43,7 +43,7 @@ def test_a_dangling_link_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_called_like_a_notebook_is_named_and_what_is_in_it_found(tmp_path: Path) -> None:
     tiny_notebooks.write(tmp_path / "x.ipynb" / "inner.ipynb")
-    found, [problem] = jobs.scan(tmp_path)
+    found, [problem] = discovery.scan(tmp_path)
     assert [job.name for job in found] == ["x.ipynb/inner"]
     assert str(problem) == "x: can't be read: is a folder, not a file"
 
@@ -111,7 +111,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_nothing(
     tiny_notebooks.write(tmp_path / "etl" / "good.ipynb")
     listed = [*cells.find_notebooks(tmp_path), tmp_path / "etl" / "gone.ipynb", tmp_path / "gone" / "too.ipynb"]
     monkeypatch.setattr(cells, "find_notebooks", lambda folder, unread: listed)
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert ([job.name for job in found], problems) == (["etl/good"], [])
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_vanishes_while_it_is_looked_through_is_nothing(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", vanishing)
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert ([job.name for job in found], problems) == (["etl/good"], [])
 
 
@@ -154,11 +154,11 @@ def test_an_error_of_the_disk_is_said_of_its_notebook_alone(tmp_path: Path, monk
             raise OSError(5, "Input/output error")
         return opening(path, flags, *more)
 
-    monkeypatch.setattr(jobs, "SETTLED_NS", -(10**12))
+    monkeypatch.setattr(discovery, "SETTLED_NS", -(10**12))
     with monkeypatch.context() as planted:
         planted.setattr(os, "open", failing)
         assert only_problem(tmp_path) == "etl/bad: can't be read: Input/output error"
-    assert [job.name for job in jobs.scan(tmp_path)[0]] == ["etl/bad", "etl/good"]
+    assert [job.name for job in discovery.scan(tmp_path)[0]] == ["etl/bad", "etl/good"]
 
 
 def test_folders_as_deep_as_a_path_can_be_are_looked_through(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_folders_as_deep_as_a_path_can_be_are_looked_through(tmp_path: Path) -> 
         deep += "/d"
         os.mkdir(deep)
     Path(deep, "x.ipynb").write_text("{}")
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     # neither Python nor pytest takes so many folders away
     subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
     assert ([job.name for job in found], len(problems)) == (["etl/good"], 1)
@@ -177,7 +177,7 @@ def test_folders_as_deep_as_a_path_can_be_are_looked_through(tmp_path: Path) -> 
 def test_a_link_to_a_folder_above_is_no_circle(tmp_path: Path) -> None:
     tiny_notebooks.write(tmp_path / "etl" / "good.ipynb")
     (tmp_path / "etl" / "up").symlink_to(tmp_path)
-    assert [job.name for job in jobs.scan(tmp_path)[0]] == ["etl/good"]
+    assert [job.name for job in discovery.scan(tmp_path)[0]] == ["etl/good"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_yaml_that_grows_without_end_is_refused_before_it_grows(tmp_path: Path) 
 def test_parameters_that_python_can_not_take_in_are_refused(tmp_path: Path) -> None:
     for number, cell in enumerate(notebooks.PARAMETER_CELLS):
         tiny_notebooks.write(tmp_path / f"p{number}.ipynb", parameters=cell)
-    found, problems = jobs.scan(tmp_path)
+    found, problems = discovery.scan(tmp_path)
     assert (found, len(problems)) == ([], len(notebooks.PARAMETER_CELLS))
     assert {problem.cell for problem in problems} == {3}
 
@@ -206,16 +206,16 @@ def test_parameters_that_python_can_not_take_in_are_refused(tmp_path: Path) -> N
 def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
     path = tiny_notebooks.write(tmp_path / "x.ipynb")
     for _ in range(3):
-        assert [job.name for job in jobs.scan(tmp_path)[0]] == ["x"]
+        assert [job.name for job in discovery.scan(tmp_path)[0]] == ["x"]
         good = path.read_bytes()
         path.write_bytes(b"{")
-        assert jobs.scan(tmp_path)[0] == []
+        assert discovery.scan(tmp_path)[0] == []
         path.write_bytes(good)
 
 
 def test_a_file_that_stays_as_it_is_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "SETTLED_NS", -(10**12))
+    monkeypatch.setattr(discovery, "SETTLED_NS", -(10**12))
     tiny_notebooks.write(tmp_path / "x.ipynb")
-    first = jobs.scan(tmp_path)[0]
-    monkeypatch.setattr(jobs, "_parse", lambda name, path: pytest.fail("read again"))
-    assert jobs.scan(tmp_path)[0] == first
+    first = discovery.scan(tmp_path)[0]
+    monkeypatch.setattr(discovery, "_parse", lambda name, path: pytest.fail("read again"))
+    assert discovery.scan(tmp_path)[0] == first

@@ -7,8 +7,9 @@ from threading import Event
 import pytest
 import tiny_notebooks
 
-from lib import jobs, scheduler
-from lib.jobs import Problem
+from lib.cycles import scheduler
+from lib.jobs import discovery
+from lib.jobs.discovery import Problem
 
 
 def test_a_broken_notebook_is_named_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
@@ -35,7 +36,7 @@ def test_a_saver_whose_notebook_is_none_any_more_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
 ) -> None:
     path = tiny_notebooks.write(tmp_path / "ingest" / "t.ipynb", "schedule: stream")
-    [saver] = jobs.discover(tmp_path)
+    [saver] = discovery.discover(tmp_path)
     tries: list[str] = []
 
     def failing(*_: object) -> None:

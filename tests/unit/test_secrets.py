@@ -17,9 +17,10 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.traceback import Traceback
 
-from lib import scratch, servers, spark
-from lib.process import Assignment
+from lib import servers, spark
+from lib.runs.process import Assignment
 from lib.settings import ROOT, Settings, SettingsError, settings
+from lib.stack import scratch
 
 CANARY = "canary-in-the-mine"
 SECRETS = [f"GM_{name}" for name in scratch.SECRETS]
@@ -51,10 +52,10 @@ PROGRAMS = [
     ),
     *(["-m", "lib.stack", name] for name in ("up", "down", "status", "lab", "clean")),
     *(
-        ["-m", "lib.demo"],
-        ["-m", "lib.metrics"],
-        ["-m", "lib.docs"],
-        ["-m", "lib.parts", "kafka"],
+        ["-m", "lib.stack.demo"],
+        ["-m", "lib.ledger.metrics"],
+        ["-m", "lib.cli.docs"],
+        ["-m", "lib.stack.programs", "kafka"],
         ["-m", "generators", "all"],
     ),
 ]

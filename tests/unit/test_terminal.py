@@ -15,12 +15,13 @@ import typer
 from typer.testing import CliRunner
 
 import schedule
-from lib import hold_commands, letter_commands, replay_commands, status, terminal
-from lib.backfill import Grid
-from lib.compare import Comparison
-from lib.jobs import Job, JobError
-from lib.progress import Board
-from lib.runs import Run
+from lib.cli import dead_letters as letter_commands
+from lib.cli import history, hold, status, terminal
+from lib.cli.progress import Board
+from lib.cycles.backfill import Grid
+from lib.cycles.compare import Comparison
+from lib.jobs.discovery import Job, JobError
+from lib.runs.run import Run
 from lib.settings import ROOT
 
 ODD = "[red]a[/] [/] [bold :smile: \\[x]"
@@ -44,18 +45,18 @@ def a_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_backfill(monkeypatch: pytest.MonkeyPatch) -> None:
     job: Any = SimpleNamespace(name="x", short_name=ODD, snapshots="day")
-    terminal.output.print(replay_commands._grid(Grid((job,), (NOW.date(),), NOW.date(), frozenset())))
+    terminal.output.print(history._grid(Grid((job,), (NOW.date(),), NOW.date(), frozenset())))
 
 
 def a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib.rebuild import Plan
+    from lib.cycles.rebuild import Plan
 
     found = [Comparison("t", 1, 1, 1, [ODD])]
-    replay_commands._compare(Plan((), (), ("x",)), found)
+    history._compare(Plan((), (), ("x",)), found)
 
 
 def dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib import letters
+    from lib.ingest import dead_letters as letters
 
     @contextmanager
     def nowhere() -> Iterator[None]:
@@ -68,10 +69,10 @@ def dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib import holding
+    from lib.cycles import holding
 
     monkeypatch.setattr(holding, "listing", lambda: [holding.Held("transactions", ODD, ODD, NOW, {ODD: 1})])
-    hold_commands.held(as_json=False)
+    hold.held(as_json=False)
 
 
 def a_run_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:

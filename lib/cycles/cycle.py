@@ -1,0 +1,341 @@
+"""A cycle: jobs over one cut, in the order of what they read and write, each attempt with its row in the registry."""
+
+import contextlib
+import graphlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, date, datetime
+from threading import Event
+from typing import Any
+
+import psycopg2
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential,
+)
+
+from lib import locks
+from lib.jobs import parameters
+from lib.jobs.discovery import Job, JobError, dependencies, scan
+from lib.ledger import compaction
+from lib.ledger.cuts import open_cut
+from lib.plain import one_line
+from lib.runs import registry
+from lib.runs.overview import refresh_gallery
+from lib.runs.registry import Cycle
+from lib.runs.run import Notify, Run, execute, new_id
+from lib.settings import settings
+
+logger = logging.getLogger(__name__)
+
+LOCK = "cycle"
+WAIT_SECONDS = 600
+BACKOFF_SECONDS = 10
+RECORD_SECONDS = 10
+"""How long the end of a run is tried to be recorded while the warehouse is away."""
+
+
+def run_cycle(
+    jobs: Sequence[Job],
+    *,
+    label: str = "batch",
+    given: Mapping[str, Any] | None = None,
+    run_date: date | None = None,
+    resume: Cycle | None = None,
+    parallel: int | None = None,
+    stop: Event,
+    notify: Notify,
+    say: Callable[[str], None],
+) -> list[Run]:
+    """Run the jobs over one cut; a job that isn't done makes those that depend on it `skipped`.
+
+    Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom. At last a new cut's
+    cycle merges what is old in the ledger.
+
+    Raises
+    ------
+    locks.LockHeld
+        When another cycle is at work for too long.
+    """
+    jobs = [job for job in jobs if resume is None or job.name not in resume.done]
+    savers = [job for job in jobs if job.schedule == "stream"]
+    others = [job for job in jobs if job.schedule != "stream"]
+    cycle_id = resume.cycle_id if resume else new_id(label)
+    runs = _run_in_order(
+        savers, lambda job: _run_saver(job, cycle_id, given or {}, stop, notify), len(savers), stop, notify
+    )
+    if not others:
+        return runs
+    with locks.hold(LOCK, wait=WAIT_SECONDS, stop=stop, say=say):
+        with registry.warehouse() as connection:
+            registry.sweep(connection)
+        cycle = resume or _open_cycle(cycle_id, run_date)
+        say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
+        runs = _run_in_order(
+            others,
+            lambda job: run_job(
+                job,
+                cycle_id=cycle_id,
+                run_date=cycle.run_date,
+                cut_id=cycle.cut_id,
+                given=given,
+                stop=stop,
+                notify=notify,
+            ),
+            parallel or settings().parallel_jobs,
+            stop,
+            notify,
+            before=runs,
+            cycle=cycle,
+        )
+        if resume is None:
+            _merge_ledger(stop)
+        return runs
+
+
+def _merge_ledger(stop: Event) -> None:
+    """Merge old rows of the ledger; where that fails the cycle is none the worse for it, and the next one tries again."""
+    try:
+        compaction.merge(scan(settings().notebooks_dir)[0], days=settings().ledger_days, stop=stop)
+    except psycopg2.Error as error:
+        logger.error("the ledger wasn't merged; the next cycle tries again: %s", " ".join(str(error).split()))
+
+
+def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
+    try:
+        cut = open_cut(run_date)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    return Cycle(cycle_id, cut.run_date, cut.cut_id)
+
+
+def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, notify: Notify) -> Run:
+    """Run a saver once; one that is at work already is left alone."""
+    today = datetime.now(UTC).date()
+    try:
+        with locks.hold(job.name):
+            with registry.warehouse() as connection:
+                registry.sweep(connection, saver=job.name)
+            return run_job(job, cycle_id=cycle_id, run_date=today, given=given, stop=stop, notify=notify)
+    except locks.LockHeld:
+        with registry.warehouse() as connection:
+            last = registry.last_runs(connection, status="running").get(job.name)
+        run = Run(job, today, run_id=last.run_id if last else "", error="is at work already, left alone")
+        notify(run)
+        return run
+
+
+def run_job(
+    job: Job,
+    *,
+    run_date: date,
+    cycle_id: str | None = None,
+    cut_id: int | None = None,
+    given: Mapping[str, Any] | None = None,
+    stop: Event,
+    notify: Notify,
+) -> Run:
+    """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
+    values = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
+    attempts = itertools.count(1)
+
+    def attempt() -> Run:
+        run = Run(job, run_date, cycle_id, cut_id, next(attempts), values)
+        _attempt(run, stop, notify)
+        return run
+
+    retrying = Retrying(
+        stop=stop_after_attempt(1 + job.retries) | stop_when_event_set(stop),
+        wait=wait_exponential(max=BACKOFF_SECONDS),
+        sleep=sleep_using_event(stop),
+        retry=retry_if_result(lambda run: run.status != "done"),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    return retrying(attempt)
+
+
+def parameters_for(
+    job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given`, by their types."""
+    ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
+    return {name: value for name, value in ours.items() if name in job.parameters} | parameters.read(job, given or {})
+
+
+def _attempt(run: Run, stop: Event, notify: Notify) -> None:
+    if problem := _record(run):
+        run.finish("failed", f"not begun, since it couldn't be recorded: {problem}")
+        notify(run)
+        return
+    notify(run)
+    try:
+        execute(run, stop=stop, notify=notify)
+    except Exception as error:
+        # one run, whatever became of it, is nothing to the others of its cycle
+        logger.exception("%s", run.run_id)
+        run.finish(
+            "killed", f"its process couldn't be started or followed: {one_line(f'{type(error).__name__}: {error}')}"
+        )
+    finally:
+        if run.status == "running":
+            run.finish("killed", "its process couldn't be started or followed")
+        _close(run, notify)
+
+
+def _close(run: Run, notify: Notify) -> None:
+    if problem := _record(run, patience=RECORD_SECONDS):  # the run itself can't be done again
+        run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
+        _record(run)  # without its numbers, which may be what can't be stored
+    _refresh_gallery()
+    notify(run)
+
+
+_owed: dict[str, Run] = {}
+"""Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
+
+
+def _record(run: Run, *, patience: float = 0) -> str | None:
+    """Bring the run's row up to date, and those that are owed; what has kept it from that, if something has.
+
+    While the warehouse is away it is tried again for `patience` seconds.
+    """
+    retrying = Retrying(
+        stop=stop_after_delay(patience),
+        wait=wait_exponential(multiplier=0.1, max=2),
+        retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
+        reraise=True,
+    )
+    try:
+        retrying(_record_once, run)
+    except Exception as error:
+        problem = one_line(f"{type(error).__name__}: {error}")
+        logger.error("%s, %s, couldn't be recorded: %s", run.run_id, run.status, problem)
+        if run.status != "running":
+            _owed[run.run_id] = run
+        return problem
+    for late in list(_owed.values()):
+        with contextlib.suppress(psycopg2.Error):
+            _record_once(late)
+    return None
+
+
+def _record_once(run: Run) -> None:
+    with registry.warehouse() as connection:
+        registry.record(connection, run)
+    _owed.pop(run.run_id, None)
+
+
+def _refresh_gallery() -> None:
+    """Draw the gallery anew; where that fails, the next run tries again: the runs themselves are recorded."""
+    try:
+        with registry.warehouse() as connection:
+            last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")
+        refresh_gallery(last, good)
+    except Exception:
+        logger.exception("the gallery wasn't drawn anew")
+
+
+def _run_in_order(
+    jobs: Sequence[Job],
+    run_one: Callable[[Job], Run],
+    parallel: int,
+    stop: Event,
+    notify: Notify,
+    *,
+    before: Iterable[Run] = (),
+    cycle: Cycle | None = None,
+) -> list[Run]:
+    """Run each job as soon as those that it depends on are done, at most `parallel` at once.
+
+    Jobs that no other waits for, which explorations usually are, leave one place free as long as others are to come: one
+    that hangs doesn't keep the facts waiting.
+    """
+    by_name = {job.name: job for job in jobs}
+    ended = {run.job.name: run for run in before}
+    upstream = dependencies([*by_name.values(), *(run.job for run in ended.values())])
+    sorter = graphlib.TopologicalSorter({name: upstream[name] & by_name.keys() for name in by_name})
+    sorter.prepare()
+    awaited = set().union(*(upstream[name] for name in by_name)) & by_name.keys()
+    at_work: dict[Future[Run], str] = {}
+    ready: list[str] = []
+    parallel = max(parallel, 1)
+    with ThreadPoolExecutor(parallel) as pool:
+        try:
+            while sorter.is_active():
+                ready += sorter.get_ready()
+                # those that others wait for come first
+                for name in sorted(ready, key=lambda name: name not in awaited):
+                    if reason := _obstacle(sorted(upstream[name]), ended, stop):
+                        ready.remove(name)
+                        ended[name] = _skip(by_name[name], reason, cycle, notify)
+                        sorter.done(name)
+                    elif len(at_work) < parallel and (name in awaited or _is_room(at_work, awaited, ended, parallel)):
+                        ready.remove(name)
+                        at_work[pool.submit(_run_whatever_comes, run_one, by_name[name], cycle, notify)] = name
+                for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
+                    name = at_work.pop(future)
+                    ended[name] = future.result()
+                    sorter.done(name)
+        except KeyboardInterrupt:
+            stop.set()
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return list(ended.values())
+
+
+def _is_room(at_work: Mapping[Future[Run], str], awaited: set[str], ended: Mapping[str, Run], parallel: int) -> bool:
+    """Whether one more job that nobody waits for may start."""
+    return awaited <= ended.keys() or len(set(at_work.values()) - awaited) < parallel - 1
+
+
+def _obstacle(upstream: Iterable[str], ended: Mapping[str, Run], stop: Event) -> str | None:
+    bad = [f"{name} {ended[name].status}" for name in upstream if name in ended and _is_bad(ended[name])]
+    return ", ".join(bad) or ("stopped" if stop.is_set() else None)
+
+
+def _is_bad(run: Run) -> bool:
+    return run.status not in ("done", "running")
+
+
+def _run_whatever_comes(run_one: Callable[[Job], Run], job: Job, cycle: Cycle | None, notify: Notify) -> Run:
+    """Run a job; what it raises instead of a run is one that has failed, and is nothing to the others of the cycle."""
+    try:
+        return run_one(job)
+    except Exception as error:
+        logger.exception("%s", job.name)
+        run = _run_of(job, cycle)
+        run.finish("failed", one_line(f"{type(error).__name__}: {error}"))
+        _close(run, notify)
+        return run
+
+
+def _run_of(job: Job, cycle: Cycle | None) -> Run:
+    return Run(
+        job,
+        cycle.run_date if cycle else datetime.now(UTC).date(),
+        cycle_id=cycle.cycle_id if cycle else None,
+        cut_id=cycle.cut_id if cycle else None,
+    )
+
+
+def _skip(job: Job, reason: str, cycle: Cycle | None, notify: Notify) -> Run:
+    run = _run_of(job, cycle)
+    run.finish("skipped", reason)
+    _close(run, notify)
+    return run
+
+
+def failed(runs: Iterable[Run]) -> bool:
+    """Whether any of the runs isn't what was asked for."""
+    return any(_is_bad(run) for run in runs)

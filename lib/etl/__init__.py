@@ -1,0 +1,1 @@
+"""The star schema, one model a module: what the notebooks in `notebooks/etl` compute."""

@@ -1,0 +1,1 @@
+"""Kafka to the realtime database: what the notebooks in `notebooks/ingest` run."""

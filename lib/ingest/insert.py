@@ -1,0 +1,251 @@
+"""The messages of a micro-batch into their table: decoded, new fields given columns, and sent in by COPY.
+
+What can't be processed, for whatever reason, is found by halving the micro-batch in savepoints; the rest is stored.
+"""
+
+import functools
+import io
+import logging
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import psycopg2
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg2 import sql
+from psycopg2.errors import UniqueViolation
+from psycopg2.extensions import cursor as Cursor
+from pyarrow import csv
+
+from lib.database import is_elsewhere, savepoint
+from lib.ingest import evolution
+from lib.ingest.columnar import PLACE, decode_batch
+from lib.ingest.decode import Dead
+from lib.ingest.evolution import Shape
+from lib.plain import one_line
+from lib.schemas import UNPROCESSABLE, Contract
+
+CHUNK = 1 << 18
+"""Bytes that COPY takes at a time."""
+
+FEW = 20
+SHARE = 0.05
+"""More unprocessable messages than these, in number and as a share of all, look like a fault of the program."""
+
+_DETAIL = 1000
+"""Characters of an error that a dead letter keeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class ProgramFault(Exception):
+    """So many messages can't be processed that it is the program that looks faulty; nothing of the micro-batch was written."""
+
+
+@dataclass
+class Stored:
+    """What became of messages: written and conflicting ones per partition, the times of the events, and what is dead.
+
+    A conflict is a duplicate with another payload; `first` and `last` span the times of the written ones, `times` are those
+    of all events; `dead` is by place, the message's index in the micro-batch.
+    """
+
+    written: Counter[int] = field(default_factory=Counter)
+    conflicts: Counter[int] = field(default_factory=Counter)
+    first: datetime | None = None
+    last: datetime | None = None
+    times: list[pa.Array] = field(default_factory=list)
+    dead: dict[int, Dead] = field(default_factory=dict)
+
+    def add(self, other: "Stored") -> "Stored":
+        """Both together."""
+        times = [time for time in (self.first, self.last, other.first, other.last) if time]
+        return Stored(
+            self.written + other.written,
+            self.conflicts + other.conflicts,
+            min(times, default=None),
+            max(times, default=None),
+            self.times + other.times,
+            self.dead | other.dead,
+        )
+
+
+def store(cursor: Cursor, contract: Contract, messages: pa.Table, batch: int, run: str) -> Stored:
+    """Store the events of a micro-batch in the order of its messages; of those with the same key the first one stays.
+
+    A message that can't be processed costs the others nothing: it is `dead`, as `rejected_by_database` where the database
+    refuses its values, as `unprocessable` for any other reason.
+
+    Parameters
+    ----------
+    messages
+        `partition`, `offset` and `value` of each.
+    batch
+        The number of the micro-batch in the ledger.
+    run
+        The `query_id` of the run, whose earlier micro-batches count when messages can't be processed.
+
+    Raises
+    ------
+    ProgramFault
+        When more than 20 messages and more than 5 % of the micro-batch, or of the run so far, are unprocessable.
+    psycopg2.Error
+        When the database is away, or can't take anything from us.
+    """
+    return _Storing(cursor, messages, batch, run, evolution.shape(cursor, contract)).store(0, len(messages))
+
+
+@dataclass
+class _Storing:
+    """One micro-batch on its way into its table, which has the columns of `shape` by now."""
+
+    cursor: Cursor
+    messages: pa.Table
+    batch: int
+    run: str
+    shape: Shape
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    unprocessable: int = 0
+
+    def store(self, start: int, stop: int) -> Stored:
+        """Store the messages from one place up to another."""
+        try:
+            with savepoint(self.cursor):
+                stored, shape = self._store_whole(start, stop)
+        except Exception as error:  # whatever it is, it must not stop the messages beside the one that raises it
+            if is_elsewhere(error):
+                raise
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                return self.store(start, middle).add(self.store(middle, stop))
+            return Stored(dead={start: self._why(error)})
+        self.shape = shape
+        return stored
+
+    def _store_whole(self, start: int, stop: int) -> tuple[Stored, Shape]:
+        messages = self.messages if stop - start == len(self.messages) else self.messages[start:stop]
+        decoded = decode_batch(self.shape.contract, messages["value"].to_pylist(), self.now)
+        shape = evolution.grow(self.cursor, self.shape, decoded.odd.values(), self.batch)
+        events = _placed(decoded.rows(shape.contract), messages, self.batch)
+        stored = _insert(self.cursor, shape.contract, events) if len(events) else Stored()
+        stored.times = events[shape.contract.time].chunks
+        stored.dead = {start + place: why for place, why in decoded.dead.items()}
+        return stored, shape
+
+    def _why(self, error: Exception) -> Dead:
+        """Why a single message is dead that raises this error."""
+        if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
+            return Dead("rejected_by_database", f"SQLSTATE {error.pgcode}: {str(error).splitlines()[0]}")
+        why = one_line(f"{type(error).__name__}: {error}", _DETAIL)
+        logger.warning("%s: a message can't be processed", self.shape.contract.table, exc_info=error)
+        self.unprocessable += 1
+        earlier_dead, earlier_read = self.earlier
+        for dead, read, where in (
+            (self.unprocessable, len(self.messages), "a micro-batch"),
+            (self.unprocessable + earlier_dead, len(self.messages) + earlier_read, "this run"),
+        ):
+            if dead > FEW and dead > SHARE * read:
+                raise ProgramFault(
+                    f"{self.shape.contract.table}: {dead} of {read} messages of {where} can't be processed, which looks like a"
+                    f" fault of the program and not of the messages; nothing of this micro-batch was written. The last: {why}"
+                )
+        return Dead(UNPROCESSABLE, why)
+
+    @functools.cached_property
+    def earlier(self) -> tuple[int, int]:
+        """The unprocessable messages of the run's earlier micro-batches, and all that these have read."""
+        self.cursor.execute(_EARLIER, {"table": self.shape.contract.table, "run": self.run, "reason": UNPROCESSABLE})
+        dead, read = self.cursor.fetchall()[0]
+        return int(dead), int(read)
+
+
+_EARLIER = """
+with run as (
+    select min(ingest_batch_id - batches) as after, coalesce(sum(rows_in), 0) as messages
+    from ops.ingest_batches where source_table = %(table)s and query_id = %(run)s
+)
+select (
+    select count(*) from ops.dead_letters
+    where source_table = %(table)s and ingest_batch_id > run.after and reason = %(reason)s
+), messages from run
+"""
+
+
+def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
+    """The events with the places of their messages, and the batch."""
+    came = messages.select(["partition", "offset"])
+    if len(events) < len(messages):
+        came = came.take(events[PLACE])
+    events = events.append_column("kafka_partition", came["partition"])
+    events = events.append_column("kafka_offset", came["offset"])
+    return events.append_column("ingest_batch_id", pa.repeat(pa.scalar(batch, pa.int64()), len(events)))
+
+
+def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+    try:
+        with savepoint(cursor):
+            _copy(cursor, contract.table, rows)
+    except UniqueViolation:
+        return _merge(cursor, contract, rows)
+    counts = pc.value_counts(rows["kafka_partition"]).to_pylist()
+    span = pc.min_max(rows[contract.time]).as_py()
+    first, last = (span[end].replace(tzinfo=UTC) for end in ("min", "max"))
+    return Stored(Counter({row["values"]: row["counts"] for row in counts}), first=first, last=last)
+
+
+def _copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
+    """COPY in CSV: NULL is empty and unquoted, a text is quoted, an instant is UTC."""
+    rows = rows.drop_columns(PLACE)
+    buffer = io.BytesIO()
+    csv.write_csv(rows, buffer, csv.WriteOptions(include_header=False))
+    buffer.seek(0)
+    statement = sql.SQL("copy {} ({}) from stdin with (format csv)")
+    columns = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    cursor.copy_expert(statement.format(sql.Identifier(table), columns), buffer, CHUNK)
+
+
+_MERGE = """
+insert into {table} ({columns}) select {columns} from {incoming} order by kafka_partition, kafka_offset
+on conflict do nothing;
+with compared as (
+    select i.kafka_partition, t.{time} as event_at,
+        (t.ingest_batch_id, t.kafka_partition, t.kafka_offset)
+        = (i.ingest_batch_id, i.kafka_partition, i.kafka_offset) as is_written,
+        ({incoming_payload}) is distinct from ({stored_payload}) as is_other
+    from {incoming} as i join {table} as t using ({key})
+)
+select kafka_partition, count(*) filter (where is_written), count(*) filter (where is_other),
+    min(event_at) filter (where is_written), max(event_at) filter (where is_written)
+from compared group by kafka_partition
+"""
+
+
+def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+    """Through a temporary table, which has to be another one when the columns are others."""
+    names = [name for name in rows.column_names if name != PLACE]
+    columns, table = sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(contract.table)
+    staging = f"incoming_{contract.table}_{zlib.crc32(repr(contract.added).encode()):08x}"
+    incoming = sql.Identifier(staging)
+    create = "create temporary table if not exists {} as select {} from {} limit 0; truncate {}"
+    cursor.execute(sql.SQL(create).format(incoming, columns, table, incoming))
+    _copy(cursor, staging, rows)
+    parts = {"table": table, "columns": columns, "incoming": incoming}
+    parts |= {"key": sql.Identifier(contract.key), "time": sql.Identifier(contract.time)}
+    parts |= {"incoming_payload": _payload(contract, "i"), "stored_payload": _payload(contract, "t")}
+    cursor.execute(sql.SQL(_MERGE).format(**parts))
+    stored = Stored()
+    for partition, written, conflicts, first, last in cursor.fetchall():
+        stored = stored.add(Stored(Counter({partition: written}), Counter({partition: conflicts}), first, last))
+    return stored
+
+
+def _payload(contract: Contract, alias: str) -> sql.Composable:
+    """What an event said: its declared columns, and one object of all else, wherever it is kept."""
+    declared = [sql.Identifier(alias, field.column) for field in contract.fields]
+    added = [
+        item for field in contract.added for item in (sql.Literal(field.name), sql.Identifier(alias, field.column))
+    ]
+    other = sql.SQL("jsonb_strip_nulls(jsonb_build_object({})) || coalesce({}, '{{}}')")
+    return sql.SQL(", ").join([*declared, other.format(sql.SQL(", ").join(added), sql.Identifier(alias, "extra"))])

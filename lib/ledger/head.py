@@ -1,0 +1,56 @@
+"""Where ingestion of a table stands: the head row, which is the truth of ingestion."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from psycopg2.extensions import cursor as Cursor
+
+LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 60.0)
+"""Upper bounds of the ledger's latency buckets, event time to ledger row; the last bucket is open."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where ingestion of a table stands: the last ledger batch, and the next offset of each partition.
+
+    `passed_offsets` are those behind it that no message has (`pass_over`): the head then, and the next offset to read.
+    """
+
+    epoch: int
+    last_batch: int
+    end_offsets: dict[int, int]
+    passed_offsets: dict[int, Sequence[int]] = field(default_factory=dict)
+
+    def following(self, partition: int) -> int | None:
+        """The next offset to read of a partition; None for a new one."""
+        end = self.end_offsets.get(partition)
+        return None if end is None else following(end, self.passed_offsets.get(partition))
+
+
+def following(end: int, passed: Sequence[int] | None) -> int:
+    """The next offset to read behind a head's end; what was passed counts only where it begins there, or before."""
+    return passed[1] if passed and passed[0] <= end <= passed[1] else end
+
+
+def read_head(cursor: Cursor, table: str, *, lock: bool = False) -> Head:
+    """The head of a table; with `lock` no one else moves it before the transaction ends."""
+    query = "select epoch, last_batch, end_offsets, passed_offsets from ops.ingest_heads where source_table = %s"
+    cursor.execute(query + (" for update" if lock else ""), [table])
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError(f"ops.ingest_heads has no row for {table}: the realtime schema isn't up to date")
+    epoch, last_batch, *offsets = row
+    return Head(epoch, last_batch, *({int(partition): found for partition, found in one.items()} for one in offsets))
+
+
+def pass_over(cursor: Cursor, table: str, head: Head, upto: Mapping[int, int]) -> None:
+    """Note that there is no message from the head up to these offsets, so that it is known when Kafka has removed them.
+
+    The next batch still begins at the head, and counts them as gaps. Whoever writes need not be asked: it stays true.
+    """
+    passed = {partition: [head.end_offsets[partition], offset] for partition, offset in upto.items()}
+    cursor.execute(
+        "update ops.ingest_heads set passed_offsets = passed_offsets || %s where source_table = %s",
+        [json.dumps(passed), table],
+    )

@@ -1,0 +1,243 @@
+"""Metrics of ingestion for Prometheus, from the ledger.
+
+`python -m lib.ledger.metrics` answers on loopback, at `GM_METRICS_PORT`.
+"""
+
+import logging
+import math
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from typing import Generic, Protocol, TypeVar
+
+import psycopg2
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from psycopg2.extensions import connection as Connection
+
+from lib import brokers, servers
+from lib.ledger import totals as ledger
+from lib.ledger.head import LATENCY_SECONDS
+from lib.ledger.offsets import Span, held
+from lib.ledger.totals import Totals
+from lib.schemas import REASONS
+from lib.settings import TOPICS, Settings, required
+
+ANSWER_SECONDS = 3
+"""How long a part may take to answer: Prometheus gives a scrape ten seconds."""
+
+Offsets = dict[str, dict[int, Span]]
+"""What Kafka holds of each partition of each table's topic."""
+
+log = logging.getLogger("metrics")
+
+
+class Closable(Protocol):
+    """A client."""
+
+    def close(self) -> object:
+        """Give its connections back."""
+
+
+Client = TypeVar("Client", bound=Closable)
+Answer = TypeVar("Answer")
+
+
+class Part(Generic[Client]):
+    """A part of the stack that is asked now and then, over a client that is kept while it works."""
+
+    def __init__(self, name: str, connect: Callable[[], Client], errors: tuple[type[Exception], ...]) -> None:
+        self.name = name
+        self.is_up = True
+        self._connect = connect
+        self._errors = errors
+        self._client: Client | None = None
+
+    def ask(self, question: Callable[[Client], Answer]) -> Answer | None:
+        """The answer; None, and `is_up` is false, while there is none. One line of the log tells of each change."""
+        was_up, self.is_up = self.is_up, True
+        # a client that broke is no sign of a part that is away: it may have been started again since
+        for is_last in (self._client is None, True):
+            try:
+                self._client = self._client or self._connect()
+                answer = question(self._client)
+            except self._errors as error:
+                self.close()
+                if is_last:
+                    self.is_up = False
+                    if was_up:
+                        log.warning("%s doesn't answer: %s", self.name, " ".join(str(error).split()))
+                    return None
+            else:
+                if not was_up:
+                    log.warning("%s answers again", self.name)
+                return answer
+        return None
+
+    def close(self) -> None:
+        """Give the client's connections back."""
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+
+class Exporter(Collector):
+    """What Prometheus scrapes; counters go on from the ledger when this process is started again.
+
+    While PostgreSQL is away, counters stay as they were and `globalmart_up` is 0; while Kafka is, there is no lag.
+    """
+
+    def __init__(self, config: Settings) -> None:
+        self._realtime = Part("the realtime database", lambda: _connect(config), (psycopg2.Error,))
+        self._kafka = Part("Kafka", lambda: _kafka_client(config), (KafkaError, OSError))
+        self._totals: dict[str, Totals] = {}
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterable[Metric]:
+        """All families of metrics as of now."""
+        with self._lock:
+            # heads first: what arrives in Kafka meanwhile is lag, never less than none
+            self._totals = self._realtime.ask(lambda client: ledger.refresh(client, self._totals)) or self._totals
+            offsets = self._kafka.ask(_offsets) or {}
+            up = GaugeMetricFamily("globalmart_up", "Whether a part of the stack answers.", labels=["part"])
+            up.add_metric(["realtime"], self._realtime.is_up)
+            up.add_metric(["kafka"], self._kafka.is_up)
+            return [up, *_counters(self._totals), *_histograms(self._totals), *_gauges(self._totals, offsets)]
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._realtime.close()
+        self._kafka.close()
+
+
+# --- the parts
+
+
+def _connect(config: Settings) -> Connection:
+    return servers.connect(config.address("realtime"), timeout=ANSWER_SECONDS, application_name="metrics")
+
+
+def _kafka_client(config: Settings) -> KafkaAdminClient:
+    address = brokers.reach(config.kafka_bootstrap, seconds=ANSWER_SECONDS)
+    wait = {f"{name}_timeout_ms": ANSWER_SECONDS * 1000 for name in ("bootstrap", "request")}
+    return KafkaAdminClient(bootstrap_servers=address, **wait)
+
+
+def _offsets(client: KafkaAdminClient) -> Offsets:
+    found = held(client, list(TOPICS.values()))
+    return {table: found[topic] for table, topic in TOPICS.items()}
+
+
+# --- the families
+
+
+def _counters(totals: dict[str, Totals]) -> list[Metric]:
+    families = []
+    for column, name, text in (
+        ("rows_in", "messages", "Messages read from Kafka: rows, duplicates and dead letters."),
+        ("rows_written", "rows", "Rows written."),
+        ("duplicates", "duplicates", "Messages whose event was stored already, and which were dropped."),
+        ("conflicts", "conflicts", "Duplicates whose payload was another one than the stored event's."),
+    ):
+        family = CounterMetricFamily(f"globalmart_ingest_{name}", text, labels=["table"])
+        for table, known in totals.items():
+            family.add_metric([table], known.counts[column])
+        families.append(family)
+    dead = CounterMetricFamily(
+        "globalmart_ingest_dead_letters", "Messages that couldn't be stored, by reason.", labels=["table", "reason"]
+    )
+    batches = CounterMetricFamily("globalmart_ingest_batches", "Micro-batches committed.", labels=["table"])
+    changes = CounterMetricFamily(
+        "globalmart_ingest_schema_changes", "Columns added for new fields of events.", labels=["table"]
+    )
+    for table, known in totals.items():
+        batches.add_metric([table], known.batch)
+        changes.add_metric([table], known.schema_changes)
+        # from 0 on, so that the first letter of a reason is an increase
+        for reason in sorted({*REASONS, *known.dead_letters}):
+            dead.add_metric([table, reason], known.dead_letters[reason])
+    return [*families, dead, batches, changes]
+
+
+def _histograms(totals: dict[str, Totals]) -> list[Metric]:
+    latency = HistogramMetricFamily(
+        "globalmart_ingest_latency_seconds", "From an event's own time to its batch in the ledger.", labels=["table"]
+    )
+    interval = HistogramMetricFamily(
+        "globalmart_ingest_commit_interval_seconds", "From one micro-batch's commit to the next.", labels=["table"]
+    )
+    for table, known in totals.items():
+        # a ledger without sums: buckets alone, which is what Prometheus then expects
+        total = known.latency_seconds or None
+        latency.add_metric([table], _cumulative(known.latencies, LATENCY_SECONDS), total)
+        interval.add_metric([table], _cumulative(known.intervals, ledger.INTERVALS), known.interval_seconds)
+    return [latency, interval]
+
+
+def _cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    """For each bound the number of all that isn't above it, as Prometheus wants it."""
+    return [
+        ("+Inf" if math.isinf(limit) else str(limit), sum(count for bound, count in counts.items() if bound <= limit))
+        for limit in (*bounds, float("inf"))
+    ]
+
+
+def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
+    committed = GaugeMetricFamily(
+        "globalmart_ingest_last_commit_timestamp_seconds", "When the last micro-batch was committed.", labels=["table"]
+    )
+    heartbeat = GaugeMetricFamily(
+        "globalmart_ingest_heartbeat_age_seconds", "Time since the saver's last sign of life.", labels=["table"]
+    )
+    lag = GaugeMetricFamily(
+        "globalmart_ingest_lag_messages",
+        "Messages in Kafka that aren't in the realtime database yet; below 0: the topic was made anew.",
+        labels=["table", "partition"],
+    )
+    waiting = GaugeMetricFamily(
+        "globalmart_ingest_open_messages",
+        "Messages in Kafka that can't be read before a transaction ends.",
+        labels=["table", "partition"],
+    )
+    held_events = GaugeMetricFamily(
+        "globalmart_ingest_held_events",
+        "Stored events that loads go on without, until they are released.",
+        labels=["table"],
+    )
+    for table, known in totals.items():
+        held_events.add_metric([table], known.held_events)
+        if known.committed_at is not None:
+            committed.add_metric([table], known.committed_at)
+        if known.heartbeat is not None:
+            heartbeat.add_metric([table], time.monotonic() - known.heartbeat)
+        for partition, span in sorted(offsets.get(table, {}).items()):
+            lag.add_metric([table, str(partition)], span.stable - known.end_offsets.get(partition, span.earliest))
+            waiting.add_metric([table, str(partition)], span.end - span.stable)
+    return [committed, heartbeat, lag, waiting, held_events]
+
+
+def main() -> None:
+    """Answer scrapes until the process is ended."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
+    config = required()
+    with closing(Exporter(config)) as exporter:
+        # asking for the names, by which a scrape may choose, reads the whole ledger once: the first one needn't wait for it
+        registry = CollectorRegistry(auto_describe=True)
+        registry.register(exporter)
+        try:
+            _, server = start_http_server(config.metrics_port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            port = f"port {config.metrics_port} ({error.strerror})"
+            sys.exit(f"globalmart: metrics can't listen on {port}: free it, or set GM_METRICS_PORT")
+        server.join()
+
+
+if __name__ == "__main__":
+    main()

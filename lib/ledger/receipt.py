@@ -1,0 +1,190 @@
+"""The receipt of a saver's run: what it read, and what became of it, as the database has it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
+
+import pandas as pd
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+
+from lib import database
+from lib.ledger.head import LATENCY_SECONDS
+from lib.schemas import Contract
+
+State = Literal["published", "tried out", "at work"]
+
+LIVE_SECONDS = 60
+"""An event that is older when it is committed is back-dated or late: it says nothing about latency."""
+
+POINTS = 120
+"""Most points of a chart over time."""
+
+COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
+
+IN_SPANS = (
+    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
+    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one run of a saver did, and whether it was kept.
+
+    `batches` has one row per micro-batch of the ledger, or range of old ones, `dead_letters` one per reason with an
+    example, `schema_changes` one per added column; `latency` is event time to commit in milliseconds (p50, p95, p99) of
+    the `live_events`, younger than a minute and in no range; `stored_rows` are counted in the table itself.
+    """
+
+    table: str
+    query_id: str
+    state: State
+    batches: pd.DataFrame
+    dead_letters: pd.DataFrame
+    schema_changes: pd.DataFrame
+    latency: dict[str, float | None]
+    live_events: int
+    stored_rows: int
+    held: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Those of the stored events that loads go on without: `event_id`, `why`, `held_at`."""
+
+    def total(self, column: str) -> int:
+        """The sum of a count over the run's batches."""
+        return int(self.batches[column].sum())
+
+    def follow_on(self) -> bool:
+        """Whether each batch begins where the one before it ended. Their numbers leave out those of releases."""
+        ends: dict[str, int] = {}
+        for batch in self.batches.itertuples():
+            if not ends.items() <= batch.start_offsets.items():
+                return False
+            ends = batch.end_offsets
+        return True
+
+    def latency_table(self) -> pd.DataFrame:
+        """The latency as one row for people, in milliseconds."""
+        return pd.DataFrame([{f"{name} ms": value for name, value in self.latency.items()}])
+
+    def partitions(self) -> pd.DataFrame:
+        """One row per partition: offsets `[start, end)`, what lay between them, and what became of it."""
+        if self.batches.empty:
+            return pd.DataFrame(columns=["partition", "start", "end", *COUNTS, "offset_gaps"])
+        starts: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for batch in self.batches.itertuples():
+            starts = batch.start_offsets | starts
+            ends |= batch.end_offsets
+        counts = pd.DataFrame([row for batch in self.batches["by_partition"] for row in _rows(batch)])
+        sums = counts.groupby("partition").sum().reindex(columns=list(COUNTS))
+        rows = [
+            {"partition": int(name), "start": starts[name], "end": ends[name], **sums.loc[name].astype(int)}
+            for name in sorted(ends, key=int)
+            if name in sums.index
+        ]
+        frame = pd.DataFrame(rows)
+        return frame.assign(offset_gaps=frame["end"] - frame["start"] - frame["rows_in"])
+
+    def over_time(self) -> pd.DataFrame:
+        """Events per second in equal slices of the run: `time`, `rows_written`, `duplicates`, `dead_letters`.
+
+        A run without messages has no slice.
+        """
+        if self.batches.empty:
+            return pd.DataFrame(columns=["time", *COUNTS[1:]])
+        times = pd.to_datetime(self.batches["committed_at"], utc=True)
+        span = (times.max() - times.min()).total_seconds()
+        seconds = next((size for size in (1, 5, 10, 30, 60) if span / size <= POINTS), 300)
+        sliced = self.batches.assign(time=times.dt.floor(f"{seconds}s")).groupby("time")[list(COUNTS[1:])].sum()
+        return (sliced / seconds).asfreq(f"{seconds}s", fill_value=0).reset_index()
+
+
+def _rows(by_partition: dict[str, dict[str, int]]) -> list[dict[str, object]]:
+    return [{"partition": name, **counts} for name, counts in by_partition.items()]
+
+
+def read(connection: Connection, contract: Contract, query_id: str, state: State) -> Receipt:
+    """The receipt of the run that the ledger knows by `query_id`, as the connection's transaction sees it."""
+    batches = database.frame(
+        connection,
+        "select * from ops.ingest_batches where source_table = %s and query_id = %s order by ingest_batch_id",
+        [contract.table, query_id],
+    )
+    spans = _spans(batches)
+    letters = database.frame(
+        connection,
+        f"select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {IN_SPANS}"
+        " where source_table = %s group by reason order by messages desc, reason",
+        [*spans, contract.table],
+    )
+    changes = database.frame(
+        connection,
+        "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes"
+        f" join {IN_SPANS} where source_table = %s order by created_at",
+        [*spans, contract.table],
+    )
+    latency = database.frame(
+        connection,
+        sql.SQL(
+            "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),"
+            " count(*) filter (where ms < {live}), count(*) from (select"
+            " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t join {spans}"
+            " left join ops.ingest_batches b on b.source_table = %s and b.query_id = %s"
+            " and b.ingest_batch_id = t.ingest_batch_id) as events"
+        ).format(
+            live=sql.Literal(LIVE_SECONDS * 1000),
+            time=sql.Identifier(contract.time),
+            table=sql.Identifier(contract.table),
+            spans=sql.SQL(IN_SPANS),
+        ),
+        [*spans, contract.table, query_id],
+    )
+    held = database.frame(
+        connection,
+        sql.SQL(
+            "select h.event_id, h.why, h.held_at from ops.held_events h join {table} t on t.{key} = h.event_id"
+            " join {spans} where h.source_table = %s and h.released_batch is null order by h.held_at, h.event_id"
+        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=sql.SQL(IN_SPANS)),
+        [*spans, contract.table],
+    )
+    percentiles, live, stored = latency.iloc[0]
+    return Receipt(
+        table=contract.table,
+        query_id=query_id,
+        state=state,
+        batches=batches,
+        dead_letters=letters,
+        schema_changes=changes,
+        latency=dict(zip(("p50", "p95", "p99"), percentiles or (None, None, None), strict=True)),
+        live_events=int(live),
+        stored_rows=int(stored),
+        held=held,
+    )
+
+
+def _spans(batches: pd.DataFrame) -> tuple[list[int], list[int]]:
+    """The batches of these ledger rows as spans `(after, upto]`: their bounds."""
+    after: list[int] = []
+    upto: list[int] = []
+    for last, number in zip(batches["ingest_batch_id"], batches["batches"], strict=True):
+        if upto and upto[-1] == last - number:
+            upto[-1] = last
+        else:
+            after.append(last - number)
+            upto.append(last)
+    return after, upto
+
+
+def percentile(buckets: Iterable[dict[str, int]], share: float) -> float | None:
+    """The upper bound in milliseconds of the latency bucket that holds this share of all events; None without events.
+
+    `buckets` are those of the ledger, one mapping per micro-batch; beyond the last bound it is infinite.
+    """
+    counts = sum((Counter(batch) for batch in buckets), Counter())
+    bounds = [*map(str, LATENCY_SECONDS), "inf"]
+    for bound, sofar in zip(bounds, accumulate(counts[bound] for bound in bounds), strict=True):
+        if sofar and sofar >= share * counts.total():
+            return 1000 * float(bound)
+    return None

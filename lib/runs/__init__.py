@@ -1,0 +1,1 @@
+"""One job, one process: attempts, their kernels, and the registry of runs."""

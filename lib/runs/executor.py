@@ -1,0 +1,232 @@
+"""One notebook executed in a process of its own; what the process exits with is the state of the run.
+
+Imported by the fork server once, so that no run pays for loading papermill and nbconvert.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+import scrapbook  # noqa: F401  # lib.report imports it where it is first used, which would be in every run
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
+
+from lib import causes, plain
+from lib.report import display, render
+from lib.runs import kernel
+from lib.runs.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
+from lib.settings import ROOT
+
+SETTLE_SECONDS = 1.0
+WRITES = "Write"
+"""The section of a saver's notebook that reads its topic until it is stopped."""
+
+Send = Callable[[tuple[Any, ...]], None]
+
+
+class Stopped(Exception):
+    """The run was asked to stop while no cell was at work."""
+
+
+class AtomicHandler(LocalHandler):  # type: ignore[misc]  # papermill has no types
+    """papermill's own writer truncates the file first, and leaves half a notebook on a full disk."""
+
+    def write(self, buf: str, path: str) -> None:
+        """Write aside, then rename."""
+        aside = Path(f"{path}.part")
+        # what no file can hold, half of a surrogate pair, becomes the escape that JSON has for it
+        aside.write_text(buf, encoding="utf-8", errors="backslashreplace")
+        aside.replace(path)
+
+
+papermill_io.register("/", AtomicHandler())
+
+
+def _render_once() -> None:
+    """Render a first report, which compiles templates, schemas and patterns: a quarter of a second for each run otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = Path(folder, "etl", "x", "2000-01-01", "x.ipynb")
+        notebook.parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# x")]), notebook)
+        render.render(notebook, notebook.with_suffix(".html"), assets=Path(folder, "assets"))
+
+
+_render_once()
+
+
+def work(assignment: Assignment, pipe: Connection) -> None:
+    """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
+
+    Sends `("cell", number, of, where)` as it goes, `("error", sentence)` when it fails, `("over", exit code)` behind the
+    last cell, and `("numbers", …)` with the report.
+    """
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(assignment.environment, **{RUN_VARIABLE: assignment.run_id})
+    _redirect_output(assignment.log)
+    kernel.stand_by()
+    threading.Thread(target=_end_with_scheduler, args=(assignment.run_id,), daemon=True).start()
+    error, code = _execute(assignment, pipe.send)
+    pipe.send(("over", code))
+    for tell in (_render, _count):
+        try:
+            tell(assignment, pipe.send, error)
+        except Exception:
+            # The run has ended as it has: what it left in the warehouse is there. What can't be told of it, for whatever
+            # reason a notebook's outputs may give, stands in its log.
+            traceback.print_exc()
+    sys.stderr.flush()
+    if assignment.log.stat().st_size == 0:
+        assignment.log.unlink()
+    sys.exit(code)
+
+
+def _render(assignment: Assignment, send: Send, error: str | None) -> None:
+    own, latest = assignment.reports
+    render.render(assignment.notebook, own, assets=assignment.assets, error=error)
+    if error is None:
+        render.publish_latest(own, latest, assets=assignment.assets)
+
+
+def _count(assignment: Assignment, send: Send, error: str | None) -> None:
+    if error is None:
+        send(("numbers", plain.numbers(display.numbers(assignment.notebook))))
+
+
+def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
+    """What went wrong, and the exit code that says so."""
+    watch = _Watch(assignment, send)
+    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
+    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
+    try:
+        executed = papermill.execute_notebook(
+            str(assignment.source),
+            str(assignment.notebook),
+            parameters=dict(assignment.parameters),
+            kernel_name="python3",
+            language="python",
+            cwd=str(ROOT),
+            log_output=False,
+            progress_bar=False,
+            config=Config(NotebookClient={"kernel_manager_class": kernel.Manager}, KernelManager=manager),
+            on_cell_start=watch.cell_start,
+            on_cell_executed=watch.cell_end,
+        )
+    except PapermillExecutionError as error:
+        message, code = f"{watch.place(error.cell_index)}: {causes.told(error.ename, error.evalue)}", FAILED
+    except DeadKernelError:
+        message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
+    except Stopped:
+        message, code = "stopped between two cells", FAILED
+    except Exception as error:
+        # papermill and nbclient raise whatever a cell's output brings them to
+        traceback.print_exc()
+        message, code = f"{watch.where}: {causes.told(type(error).__name__, str(error))}", FAILED
+    else:
+        if (early := _early_end(executed.cells)) is None:
+            return None, 0
+        message, code = f"{watch.place(early)}: {causes.ENDED_EARLY}", FAILED
+    send(("error", message))
+    return message, code
+
+
+def _early_end(cells: list[NotebookNode]) -> int | None:
+    """The cell that has ended the run by SystemExit; papermill takes `sys.exit(0)` for a good end."""
+    return next((at for at, cell in enumerate(cells) if any(map(render.ends_early, cell.get("outputs", [])))), None)
+
+
+class _Watch:
+    """Follows the cells for the scheduler, and hands a request to stop on to the kernel."""
+
+    def __init__(self, assignment: Assignment, send: Send) -> None:
+        source = papermill.iorw.load_notebook_node(str(assignment.source))
+        self.send = send
+        self.sections = _sections(source.cells)
+        tags = [cell.metadata.get("tags", []) for cell in source.cells]
+        # papermill puts a cell of its own behind the parameters; people count the cells of the source.
+        injects = bool(assignment.parameters) and not any("injected-parameters" in cell for cell in tags)
+        self.injected = next((at + 1 for at, cell in enumerate(tags) if "parameters" in cell), 0) if injects else None
+        self.where = "the start of the kernel"
+        self.written_by = WRITES if assignment.streams else None
+        self.has_written = False
+        self.in_cell = False
+        self.started = 0.0
+        self.asked_to_stop = False
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGALRM, self.interrupt)
+
+    def cell_start(self, *, cell: NotebookNode, cell_index: int) -> None:
+        if self.asked_to_stop and not self.has_written:
+            raise Stopped
+        self.where = self.place(cell_index)
+        self.in_cell, self.started = cell.cell_type == "code" and bool(cell.source.strip()), time.monotonic()
+        self.send(("cell", self._index(cell_index) + 1, len(self.sections), self.where))
+
+    def place(self, cell_index: int) -> str:
+        """A cell of the executed notebook as people count it, with the section that it stands in."""
+        index = self._index(cell_index)
+        return f"cell {index + 1}" + (f" ({self.sections[index]})" if self.sections[index] else "")
+
+    def _index(self, cell_index: int) -> int:
+        return cell_index - (self.injected is not None and cell_index >= self.injected)
+
+    def cell_end(self, *, cell: NotebookNode, cell_index: int, **_: Any) -> None:
+        if self.in_cell and self.sections[self._index(cell_index)] == self.written_by:
+            self.has_written = True
+        self.in_cell = False
+
+    def stop(self, *_: Any) -> None:
+        """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it.
+
+        A saver that has written goes on: what is left is its receipt, which takes a second.
+        """
+        self.asked_to_stop = True
+        signal.setitimer(signal.ITIMER_REAL, max(self.started + SETTLE_SECONDS - time.monotonic(), 0.001))
+
+    def interrupt(self, *_: Any) -> None:
+        """Give the cell at work a KeyboardInterrupt; a saver catches it, and goes on to its receipt."""
+        if self.in_cell and not self.has_written:
+            self.asked_to_stop = False
+            for child in psutil.Process().children():
+                os.killpg(child.pid, signal.SIGINT)
+
+
+def _sections(cells: list[NotebookNode]) -> list[str]:
+    """For each cell the heading of the section that it stands in."""
+    sections = []
+    section = ""
+    for cell in cells:
+        headings = [line for line in cell.source.splitlines() if line.startswith("## ")]
+        if cell.cell_type == "markdown" and headings:
+            section = headings[-1][3:].strip()
+        sections.append(section)
+    return sections
+
+
+def _redirect_output(log: Path) -> None:
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _end_with_scheduler(run_id: str) -> None:
+    """Nobody would record how this run ends: whatever it hasn't committed is rolled back, and is done again."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+    kill(run_id, os.getpid())

@@ -1,0 +1,1 @@
+"""The local machine: set-up, and the programs of the embedded stack."""

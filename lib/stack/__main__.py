@@ -1,0 +1,6 @@
+"""`python -m lib.stack COMMAND` is what `make` calls: up, down, status, lab, clean."""
+
+from lib.stack.lifecycle import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Command line of each program of the local stack; `python -m lib.stack.programs NAME` becomes that program."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from lib.settings import ROOT, Settings, required
+from lib.stack import postgres
+
+KAFKA = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "num.partitions": "3",
+    "default.replication.factor": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "auto.create.topics.enable": "false",
+    "log.retention.hours": str(7 * 24),
+    # a producer's own idea of the time would decide what retention removes, and may be one that no reader can take
+    "log.message.timestamp.type": "LogAppendTime",
+    "group.initial.rebalance.delay.ms": "0",
+    # after a crash the only broker waits until its own former session has ended: 9 s by default
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+}
+"""The broker's settings, KRaft in one process; listeners and folders are added from the settings."""
+
+JAVA = "-Duser.timezone=UTC -Xms256m"
+
+SPARK = {
+    "spark.connect.grpc.binding.address": "127.0.0.1",
+    "spark.connect.session.manager.defaultSessionTimeout": "12h",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.extraJavaOptions": JAVA,
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
+    # the default forks a process for each file of a checkpoint, twice a micro-batch
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    ),
+    "spark.ui.enabled": "false",
+    "spark.log.level": "WARN",
+}
+"""Settings of both Spark Connect servers; port, token, memory and folders are added from the settings."""
+
+SPARK_LAYER = {
+    "speed": {
+        # on two cores, less work than the default collector makes of many small micro-batches, and than the second compiler
+        # makes of code whose work is mostly Python's and PostgreSQL's (docs/performance.md)
+        "spark.driver.extraJavaOptions": f"{JAVA} -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        "spark.python.daemon.module": "lib.ingest.worker",
+        # over TCP a task's first message waits 40 ms for the acknowledgement of the little that was sent before it
+        "spark.python.unix.domain.socket.enabled": "true",
+        # of huge messages a task holds so much twice
+        "spark.sql.execution.arrow.maxBytesPerBatch": "4m",
+        # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
+        "spark.executor.killOnFatalError.depth": "0",
+    },
+    # Spark keeps 100 generated classes; with more, the first cycles compiled less (docs/performance.md)
+    "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
+}
+"""Settings of one of the two servers."""
+
+
+def prepare(config: Settings) -> None:
+    """Make the folders and first contents that the embedded parts need; harmless when they exist."""
+    (config.data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    for database in ("realtime", "warehouse"):
+        if database in config.parts:
+            postgres.initialise(config, database)
+    if "kafka" in config.parts:
+        _prepare_kafka(config)
+
+
+def _prepare_kafka(config: Settings) -> None:
+    folder = config.data_dir / "kafka"
+    folder.mkdir(exist_ok=True)
+    listeners = f"PLAINTEXT://127.0.0.1:{config.kafka_port},CONTROLLER://127.0.0.1:{config.kafka_controller_port}"
+    options = KAFKA | {
+        "listeners": listeners,
+        "advertised.listeners": f"PLAINTEXT://localhost:{config.kafka_port}",
+        "controller.quorum.voters": f"1@127.0.0.1:{config.kafka_controller_port}",
+        "log.dirs": str(folder / "log"),
+    }
+    properties = folder / "server.properties"
+    properties.write_text("".join(f"{name}={value}\n" for name, value in options.items()))
+    if not (folder / "log" / "meta.properties").exists():
+        tool = [*_kafka_java(config), "kafka.tools.StorageTool", "format", "--cluster-id", "globalmart-local-00000"]
+        subprocess.run([*tool, "--config", str(properties)], check=True, capture_output=True, text=True)
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    return str(Path(home, "bin", "java")) if home else str(shutil.which("java"))
+
+
+def _kafka_java(config: Settings) -> list[str]:
+    log = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'log4j2.properties'}"
+    return [_java(), "-Xmx512m", "-Xms128m", log, "-cp", f"{config.jars_dir}/kafka/*"]
+
+
+def _kafka(config: Settings) -> list[str]:
+    return [*_kafka_java(config), "kafka.Kafka", str(config.data_dir / "kafka" / "server.properties")]
+
+
+def _spark(config: Settings, layer: str) -> list[str]:
+    folder = config.data_dir / f"spark-{layer}"
+    (folder / "local").mkdir(parents=True, exist_ok=True)
+    options = (
+        SPARK
+        | SPARK_LAYER[layer]
+        | {
+            "spark.connect.grpc.binding.port": getattr(config, f"spark_{layer}_port"),
+            "spark.connect.authenticate.token": config.spark_token.get_secret_value(),
+            "spark.driver.memory": config.spark_driver_memory,
+            "spark.executor.memory": config.spark_executor_memory,
+            "spark.default.parallelism": config.spark_parallelism,
+            "spark.sql.shuffle.partitions": config.spark_parallelism,
+            "spark.local.dir": folder / "local",
+            "spark.sql.warehouse.dir": folder / "warehouse",
+        }
+    )
+    properties = folder / "spark.properties"
+    with open(os.open(properties, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name} {value}\n" for name, value in options.items())
+    os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_HOSTNAME="localhost")
+    submit = ["org.apache.spark.deploy.SparkSubmit", "--properties-file", str(properties)]
+    submit += ["--master", f"local[{config.spark_parallelism}]", "--driver-class-path", f"{config.jars_dir}/spark/*"]
+    return _launch(*submit, "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "local:/x")
+
+
+def _launch(*arguments: str) -> list[str]:
+    """What `spark-submit` would run, from Spark's own launcher, but without SPARK_HOME in the server's environment.
+
+    With it, a Python worker imports pyspark from a zip and compiles it each time: twice the work, and the server gives
+    the worker of a streaming query ten seconds.
+    """
+    home = _spark_home()
+    launcher = [_java(), "-Xmx128m", "-cp", f"{home}/jars/*", "org.apache.spark.launcher.Main", *arguments]
+    environment = os.environ | {"SPARK_HOME": str(home), "SPARK_SCALA_VERSION": "2.13"}
+    built = subprocess.run(launcher, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    os.environ.pop("SPARK_HOME", None)
+    return built.stdout.partition("\0\n")[2].rstrip("\0").split("\0")
+
+
+def _spark_home() -> Path:
+    spec = find_spec("pyspark")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _python(*arguments: str) -> Callable[[Settings], list[str]]:
+    return lambda _: [sys.executable, *arguments]
+
+
+PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
+    "kafka": ("kafka", _kafka),
+    "realtime": ("realtime", lambda config: postgres.command(config, "realtime")),
+    "warehouse": ("warehouse", lambda config: postgres.command(config, "warehouse")),
+    "spark-speed": ("spark", lambda config: _spark(config, "speed")),
+    "spark-batch": ("spark", lambda config: _spark(config, "batch")),
+    "savers": ("", _python(str(ROOT / "schedule.py"), "start", "--no-cron")),
+    "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
+    "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
+    "metrics": ("", _python("-m", "lib.ledger.metrics")),
+}
+"""Each program: the part of `GM_EMBEDDED` that it belongs to (none: it is ours in any case), and its command."""
+
+
+NICENESS = {"spark-batch": 5, "warehouse": 5, "scheduler": 5}
+"""On the same cores, an event that waits for its row goes before a report that takes a minute anyway."""
+
+
+def embedded(config: Settings) -> list[str]:
+    """The programs that are embedded parts, in the order of their start."""
+    return [name for name, (part, _) in PROGRAMS.items() if part in config.parts]
+
+
+def main() -> None:
+    """Become the program that the command line names."""
+    name = sys.argv[1]
+    os.nice(NICENESS.get(name, 0))
+    command = PROGRAMS[name][1](required())
+    if name in ("realtime", "warehouse"):
+        os.chdir("/")
+        postgres.drop_privileges()
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""Reading both databases into Spark, and one job's load of the warehouse: stage, then one transaction with its checks."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import parse_dsn
+from pyspark.sql import DataFrame, SparkSession
+
+from lib import database, locks, spark
+from lib.jobs import lineage
+from lib.ledger import cuts
+from lib.ledger.cuts import Cut, Window
+from lib.settings import settings
+from lib.warehouse import dedup, held
+
+BATCH_SIZE = 5000
+FETCH_SIZE = 10_000
+ROWS_PER_PARTITION = 50_000
+"""Fewer rows aren't worth a second task, nor a shuffle afterwards."""
+IDLE_MINUTES = 10
+STALE_HOURS = 12
+
+
+@dataclass
+class Load:
+    """One run of a job on the warehouse: its Spark session, its window, and the transaction that it writes in.
+
+    Nothing is visible to others before `finish`, which commits with `publish` and rolls back without. When a notebook
+    fails before, its connection closes, and PostgreSQL rolls back.
+    """
+
+    job: str
+    session: SparkSession
+    connection: Connection
+    window: Window
+    publish: bool
+    past: bool = False
+    """Whether the run date lies before that of the cut: one snapshot is written, and the watermark stays."""
+    short_of: str = ""
+    """That this load doesn't get to its cycle's cut, and which jobs it waits for."""
+    staged: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
+    """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
+
+    @cached_property
+    def held(self) -> dict[str, list[str]]:
+        """The realtime tables of which an event was ever held, with their columns: what `held.source` needs to know."""
+        return held.columns()
+
+    @property
+    def cut(self) -> Cut:
+        """The cut that this run reads up to."""
+        return self.window.cut
+
+    def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
+        """Write a frame into an unlogged staging table, whose name is returned.
+
+        Its columns have the types of the columns of the table `like` with the same name; `more` gives the types of others.
+        """
+        columns = [
+            sql.SQL("null::{} as {}").format(sql.SQL(more[column]), sql.Identifier(column))
+            if column in more
+            else sql.Identifier(column)
+            for column in frame.columns
+        ]
+        empty = sql.SQL("select {} from {} limit 0").format(
+            sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
+        )
+        table = self.stage_query(name, empty)
+        options = jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
+        with self._waiting_for("spark"):
+            frame.write.format("jdbc").options(**options).mode("append").save()
+        self.execute(sql.SQL("analyze staging.{}").format(sql.Identifier(table)))
+        return table
+
+    def stage_query(self, name: str, query: str | sql.Composable) -> str:
+        """Keep the rows of a query on the warehouse in an unlogged staging table, whose name is returned."""
+        table = f"{name}_{uuid.uuid4().hex[:12]}"
+        place = sql.Identifier("staging", table)
+        rows = query if isinstance(query, sql.Composable) else sql.SQL(query)
+        with self._waiting_for("postgres"), closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+            cursor.execute(sql.SQL("create unlogged table {} as {}").format(place, rows))
+            cursor.execute(sql.SQL("comment on table {} is %s").format(place), [datetime.now(UTC).isoformat()])
+        self.staged.append(table)
+        return table
+
+    def execute(self, statement: sql.Composable | str, *parameters: Any) -> int:
+        """Run one statement in the load's transaction, and return the number of rows that it touched."""
+        with self._waiting_for("postgres"), self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return int(cursor.rowcount)
+
+    @contextmanager
+    def _waiting_for(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[what] += time.monotonic() - began
+
+    def insert_new(self, table: str, staged: str, key: Sequence[str]) -> int:
+        """Insert the staged rows whose key the table doesn't have, and return their number."""
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns(staged, table)))
+        statement = "insert into {table} ({names}) select {names} from staging.{staged} as staged where {new}"
+        new = dedup.unless_known(table, "staged", key)
+        target, source = sql.Identifier(*table.split(".")), sql.Identifier(staged)
+        return self.execute(sql.SQL(statement).format(table=target, names=names, staged=source, new=new))
+
+    def upsert(self, table: str, staged: str, key: Sequence[str], *, touch: str = "") -> int:
+        """Insert staged rows, or replace those with the same key where they differ; return the number written.
+
+        `touch` names a column that takes the time of a replacement.
+        """
+        columns = self._columns(staged, table)
+        values = [sql.Identifier(name) for name in columns if name not in key]
+        sets = [sql.SQL("{0} = excluded.{0}").format(name) for name in values]
+        sets += [sql.SQL("{} = clock_timestamp()").format(sql.Identifier(touch))] if touch else []
+        old = sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in values)
+        new = sql.SQL(", ").join(sql.SQL("excluded.{}").format(name) for name in values)
+        return self.execute(
+            sql.SQL(
+                "insert into {table} as t ({names}) select {names} from staging.{staged} on conflict ({key})"
+                " do update set {sets} where ({old}) is distinct from ({new})"
+            ).format(
+                table=sql.Identifier(*table.split(".")),
+                names=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                staged=sql.Identifier(staged),
+                key=sql.SQL(", ").join(map(sql.Identifier, key)),
+                sets=sql.SQL(", ").join(sets),
+                old=old,
+                new=new,
+            )
+        )
+
+    def delete_missing(self, table: str, staged: str, key: Sequence[str], *, among: str = "true") -> int:
+        """Delete the rows that meet the SQL condition `among` and whose key isn't staged; return their number."""
+        same = sql.SQL(" and ").join(sql.SQL("s.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
+        statement = "delete from {} as t where {} and not exists (select from staging.{} as s where {})"
+        target, source = sql.Identifier(table), sql.Identifier(staged)
+        return self.execute(sql.SQL(statement).format(target, sql.SQL(among), source, same))
+
+    def _columns(self, staged: str, table: str) -> list[str]:
+        """The staged columns that the table has, too."""
+        query = (
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and attname in"
+            " (select attname from pg_attribute where attrelid = %s::regclass) order by attnum"
+        )
+        return list(self.query(query, f'staging."{staged}"', table)["attname"])
+
+    def query(self, statement: sql.Composable | str, *parameters: Any) -> pd.DataFrame:
+        """The rows of a query as the load's transaction sees them."""
+        with self._waiting_for("postgres"):
+            return database.frame(self.connection, statement, parameters)
+
+    def count(self, table: str, condition: str = "true") -> int:
+        """The number of rows of a table that meet an SQL condition, as the load's transaction sees them."""
+        place = sql.Identifier(*table.split("."))
+        statement = sql.SQL("select count(*) from {} where {}").format(place, sql.SQL(condition))
+        return int(self.query(statement).iloc[0, 0])
+
+    def finish(self) -> str:
+        """Move the job's watermark and commit; without `publish` roll everything back. Say which of the two in a sentence."""
+        with self.connection.cursor() as cursor:
+            cut = self.cut if self.cut.cut_id else cuts.store_cut(cursor, self.cut)
+            if not self.past:
+                cuts.advance(cursor, self.job, cut)
+        with self._waiting_for("postgres"):
+            if self.publish:
+                self.connection.commit()
+            else:
+                self.connection.rollback()
+        self._close()
+        done = "committed" if self.publish else "rolled back, since `publish` is off"
+        return f"{self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}"
+
+    def abandon(self) -> None:
+        """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
+        self.connection.rollback()
+        self._close()
+
+    def _close(self) -> None:
+        _drop(self.staged)
+        self.connection.close()
+        spark.close(self.session)
+
+
+def begin(
+    job: str, *, cut: int = 0, run_date: str = "", publish: bool = False, reads: Sequence[str] | None = None
+) -> Load:
+    """Begin a job's load: a Spark session, the window from its watermark to the cut, and a transaction.
+
+    A job never reads past those that write what it reads: the cut is at most their watermarks'. `reads` is what the front
+    matter of its notebook says, or given for a load that has no notebook. A run date before that of the cut is for jobs
+    that keep snapshots: it makes the one of that day. A load by hand that is left open gives its locks back after ten
+    minutes: PostgreSQL ends its connection.
+
+    Raises
+    ------
+    LookupError
+        When there is no such notebook, or a job that writes what it reads has loaded nothing yet.
+    ValueError
+        When the run date lies before that of the cut, and the job keeps no snapshots.
+    """
+    folder = settings().notebooks_dir
+    declared = lineage.declared(folder, job) if reads is None else {"reads": reads}
+    upstream = lineage.writers(
+        folder, [table for table in declared.get("reads", ()) if table != declared.get("writes")]
+    )
+    connection = database.connect("warehouse")
+    with connection.cursor() as cursor:
+        cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
+        if publish:
+            # nobody puts events aside while a load may have read them and isn't committed
+            locks.share(cursor, locks.LOADS, job)
+        wanted = cuts.find_cut(cursor, cut, run_date)
+        upto, holding = cuts.at_most(cursor, wanted, upstream)
+        day = date.fromisoformat(run_date) if run_date else upto.run_date
+        past = day < upto.run_date
+        if past and "snapshots" not in declared:
+            raise ValueError(
+                f"{job} keeps no snapshots, so a run for {day} would overwrite rows of a later day;"
+                f" its cut is of {upto.run_date}"
+            )
+        window = cuts.past_window(upto, day) if past else cuts.window(cursor, job, upto)
+        cursor.execute(
+            "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
+            " and obj_description(oid)::timestamptz < %s",
+            [datetime.now(UTC) - timedelta(hours=STALE_HOURS)],
+        )
+        stale = [row[0] for row in cursor.fetchall()]
+    connection.commit()
+    _drop(stale)
+    # by hand the cut would be "now", which no job has loaded yet: nothing to speak of
+    short_of = f", not to cut {cut}: {', '.join(holding)} got no further" if cut and holding else ""
+    return Load(job, spark.batch(), connection, window, publish, past, short_of)
+
+
+def _drop(tables: list[str]) -> None:
+    """Drop staging tables: those of this run at its end, or those that killed runs left behind."""
+    with closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+        for table in tables:
+            cursor.execute(sql.SQL("drop table if exists staging.{}").format(sql.Identifier(table)))
+
+
+# --- into Spark
+
+
+def jdbc(name: str) -> dict[str, str]:
+    """Options of Spark's JDBC source and sink for a database; texts are sent untyped, so that PostgreSQL casts them."""
+    dsn = parse_dsn(settings().dsn(name))
+    url = f"jdbc:postgresql://{dsn['host']}:{dsn.get('port', '5432')}/{dsn['dbname']}"
+    options = "reWriteBatchedInserts=true&stringtype=unspecified&ApplicationName=globalmart"
+    return {
+        "url": f"{url}?{options}",
+        "user": dsn["user"],
+        "password": dsn["password"],
+        "driver": "org.postgresql.Driver",
+        "fetchsize": str(FETCH_SIZE),
+    }
+
+
+def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, beside: str = "") -> DataFrame:
+    """The rows of a realtime table whose batch is in `(after, upto]`, many of them in parallel by ranges of batches.
+
+    `columns` is a list for PostgreSQL's SELECT, `beside` a function of each row for its FROM; `ingest_batch_id` comes with
+    the columns.
+    """
+    after, upto = batches
+    query = (
+        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (held.source(load, table), beside)))}"
+        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
+    )
+    options = jdbc("realtime") | {"dbtable": query}
+    partitions = min(settings().spark_parallelism, upto - after, 1 + _ledger_rows(table, batches) // ROWS_PER_PARTITION)
+    if partitions <= 1:
+        return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
+    bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
+    options |= bounds | {"numPartitions": str(partitions)}
+    return load.session.read.format("jdbc").options(**options).load()
+
+
+def _ledger_rows(table: str, batches: tuple[int, int]) -> int:
+    query = (
+        "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
+        " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
+    )
+    with closing(database.connect("realtime")) as connection:
+        return int(database.frame(connection, query, [table, *batches]).iloc[0, 0])
+
+
+def _in_one_piece(frame: DataFrame) -> DataFrame:
+    """A frame of one partition, which Spark then knows: windows and joins of such frames take no shuffle."""
+    return frame.coalesce(1)
+
+
+def read_realtime(load: Load, query: str) -> DataFrame:
+    """The rows of a query on the realtime database."""
+    return _read_query(load, "realtime", query)
+
+
+def read_warehouse(load: Load, query: str) -> DataFrame:
+    """The rows of a query on the warehouse, as last committed."""
+    return _read_query(load, "warehouse", query)
+
+
+def _read_query(load: Load, name: str, query: str) -> DataFrame:
+    options = jdbc(name) | {"dbtable": f"({query}) as rows"}
+    return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
