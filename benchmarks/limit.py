@@ -7,8 +7,8 @@ from contextlib import closing
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from lib.etl.facts import FACTS
 from lib.settings import settings
-from lib.warehouse.fact import FACTS
 
 RAW = {
     "transactions": "transaction_id, user_id, transaction_timestamp, country, products",

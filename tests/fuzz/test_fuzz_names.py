@@ -14,9 +14,9 @@ import pytest
 import stored
 from psycopg2.extensions import connection as Connection
 
-from lib import database, migrate, warehouse
+from lib import database, migrate
 from lib.cli import status
-from lib.etl import mentions
+from lib.etl import customers, facts, geography, products
 from lib.ingest import dead_letters
 from lib.ingest.evolution import MOST
 from lib.ingest.sink import MESSAGES, Writer, write_batch
@@ -25,7 +25,7 @@ from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings, overridden
 from lib.warehouse import culprits, held, quality
-from lib.warehouse import fact as facts
+from lib.warehouse import load as loading
 from lib.warehouse.load import Load
 from tests.fuzz.identifiers import harvest
 from tests.fuzz.values import NAMES
@@ -49,7 +49,7 @@ class Asked:
     """Stands for a Spark session that reads by JDBC: PostgreSQL is asked at once, and what it answers is forgotten."""
 
     def __init__(self, realtime: Connection, loaded: Connection) -> None:
-        self.databases = {warehouse.jdbc("realtime")["url"]: realtime, warehouse.jdbc("warehouse")["url"]: loaded}
+        self.databases = {loading.jdbc("realtime")["url"]: realtime, loading.jdbc("warehouse")["url"]: loaded}
 
     def __getattr__(self, name: str) -> Any:
         return self if name == "read" else lambda *arguments, **options: self
@@ -191,7 +191,7 @@ def _windows(realtime: Connection) -> list[Window]:
 
 def _ask(realtime: Connection, load: Load) -> None:
     """Every query of the ETL on the realtime database."""
-    readers = [reader for name, reader in vars(mentions).items() if name.startswith("read_")]
+    readers = [geography.read_countries, customers.read_customer_days, products.read_mentions]
     for reader in readers:
         match sorted(inspect.signature(reader).parameters):
             case ["load"]:

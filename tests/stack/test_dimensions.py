@@ -14,8 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from pyspark.sql import SparkSession
 
 from lib import spark
-from lib.etl import customers, products
-from lib.etl import mentions as dimensions
+from lib.etl import calendar, customers, geography, products
 from lib.ledger import cuts as incremental
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
@@ -274,7 +273,7 @@ def test_there_and_back_on_three_days_makes_three_versions_and_within_a_day_none
 
 def test_a_country_is_there_from_the_day_of_its_first_event_on(session: SparkSession) -> None:
     found = [("USA", day(2)), ("Chile", day(4))]
-    made = dimensions.countries(session.createDataFrame(found, "country string, first_date date")).collect()
+    made = geography.countries(session.createDataFrame(found, "country string, first_date date")).collect()
     assert sorted((row.country, row.effective_date, row.end_date, row.is_current) for row in made) == [
         ("Chile", day(4), None, True),
         ("USA", day(2), None, True),
@@ -282,7 +281,7 @@ def test_a_country_is_there_from_the_day_of_its_first_event_on(session: SparkSes
 
 
 def test_the_calendar_has_every_day_of_2000_to_the_end_of_next_year(session: SparkSession) -> None:
-    made = {row.date: row for row in dimensions.calendar(session, date(2026, 11, 23)).collect()}
+    made = {row.date: row for row in calendar.calendar(session, date(2026, 11, 23)).collect()}
     first, last = date(2000, 1, 1), date(2027, 12, 31)
     assert set(made) == {first + timedelta(days=number) for number in range((last - first).days + 1)}
     for one, row in made.items():

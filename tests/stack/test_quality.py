@@ -18,12 +18,12 @@ from line import Line, Schedule
 
 from lib import warehouse
 from lib.etl.customers import CUSTOMERS
+from lib.etl.facts import CART_EVENTS, PRODUCT_VIEWS, SALES, Fact
 from lib.etl.products import PRODUCTS
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import ROOT, Settings
 from lib.warehouse import quality
-from lib.warehouse.fact import CART_EVENTS, PRODUCT_VIEWS, SALES, Fact
 from lib.warehouse.load import Load
 from lib.warehouse.quality import BrokenRule, Finding
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import psycopg2
 import pytest
 
+from lib.etl.facts import CART_EVENTS, SALES
 from lib.warehouse import culprits
-from lib.warehouse.fact import CART_EVENTS, SALES
 from lib.warehouse.load import Load
 
 

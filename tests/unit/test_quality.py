@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from lib.etl.facts import FACTS
 from lib.jobs import discovery
 from lib.settings import ROOT
-from lib.warehouse.fact import FACTS
 from lib.warehouse.quality import Rule, read_rules
 
 SHARED = {"fact": "facts", "dim": "dimensions"}

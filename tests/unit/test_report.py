@@ -17,7 +17,7 @@ import scrapbook
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
-from lib import report
+from lib.report import display as report
 from lib.report import render
 from lib.report.gallery import Entry, gallery
 from lib.report.page import duration, write_whole

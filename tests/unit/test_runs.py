@@ -223,9 +223,9 @@ def test_a_process_that_is_killed_is_killed_and_its_kernel_with_it() -> None:
 def test_a_kernel_does_not_outlive_its_scheduler(fifo: Path, folders: Path) -> None:
     a_run(STUBBORN.format(fifo=str(fifo)))
     code = (
-        "import threading; from datetime import date; from lib import jobs, runs; from lib.settings import settings\n"
-        "[job] = jobs.discover(settings().notebooks_dir)\n"
-        "runs.execute(runs.Run(job, date(2026, 11, 23)), stop=threading.Event())"
+        "import threading; from datetime import date; from lib.jobs import discovery; from lib.runs import run; from lib.settings import settings\n"
+        "[job] = discovery.discover(settings().notebooks_dir)\n"
+        "run.execute(run.Run(job, date(2026, 11, 23)), stop=threading.Event())"
     )
     places = {"GM_RUNS_DIR": str(folders / "runs"), "GM_NOTEBOOKS_DIR": str(folders / "notebooks")}
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | places) as scheduler:
