@@ -52,9 +52,10 @@ docs: ## environment.yml and the README's table of jobs, made anew
 	@$(PYTHON) lib/stack/bootstrap.py
 	@$(py) -m lib.cli.docs
 
-lint: setup ## ruff, mypy, sqlfluff, and notebooks without outputs
+lint: setup ## ruff, mypy, import-linter, sqlfluff, and notebooks without outputs
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	@.venv/bin/mypy lib generators schedule.py
+	@.venv/bin/lint-imports --no-logo --no-cache
 	@.venv/bin/sqlfluff lint --disable-progress-bar sql
 	@git ls-files -z '*.ipynb' | xargs -0 -r .venv/bin/nbstripout --verify
 

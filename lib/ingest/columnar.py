@@ -1,7 +1,7 @@
 """A batch of messages as columns, ready for COPY.
 
 A typed decoder takes the typical message, and columns are checked as a whole; whatever raises a doubt gets a second
-look by `lib.decode`, which knows every rule. Both give the same values for the same message.
+look by `lib.ingest.decode`, which knows every rule. Both give the same values for the same message.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """From a message's bytes to exact values, or to the reason why it can't be stored: every rule, in one place.
 
-It is thorough, not fast: `lib.columns` takes typical messages by the thousand, and comes here with the rest.
+It is thorough, not fast: `lib.ingest.columnar` takes typical messages by the thousand, and comes here with the rest.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """A saver's run: Kafka to the realtime database, from the head on.
 
 Every saver notebook calls `ingest` with its contract. A Spark query brings the raw messages, its worker writes each
-micro-batch through `lib.sink`; checkpoint folders belong to one query and decide nothing. A run may use several
+micro-batch through `lib.ingest.sink`; checkpoint folders belong to one query and decide nothing. A run may use several
 queries one after the other, each with its own epoch: with a larger cap while it catches up, with a smaller one where
 messages are huge. The next one starts before the last one is stopped, and takes over by its first batch.
 """

@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-    from lib.ingest.stream import Progress
 
 if "plotly" in sys.modules:
     # Figures take their colours from the template while they are built, long before `show`. Registering it costs
@@ -26,6 +24,16 @@ if "plotly" in sys.modules:
     from lib.report import theme
 
     theme.use_template()
+
+
+class Progress(Protocol):
+    """How a saver run is doing: events/s, messages behind, their latency (p95, ms), messages read, the cap of a batch."""
+
+    rate: float
+    lag: int
+    p95: float | None
+    rows_in: int
+    cap: int
 
 
 def glue(**numbers: Any) -> None:
@@ -78,13 +86,13 @@ def _cards(figures: Mapping[str, str]) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px;max-width:960px;margin:8px 0">{cards}</div>'
 
 
-def live() -> Callable[["Progress"], None]:
+def live() -> Callable[[Progress], None]:
     """A row of cards that follows a saver's run in place; what it shows last stays."""
     from IPython.display import display
 
     handle: list[Any] = []
 
-    def watch(progress: "Progress") -> None:
+    def watch(progress: Progress) -> None:
         p95 = "–" if progress.p95 is None else f"≤ {progress.p95:,.0f} ms"
         cards = _cards({"Events/s": f"{progress.rate:,.0f}", "Behind": f"{progress.lag:,}", "Latency p95": p95})
         if handle:

@@ -29,7 +29,7 @@ from traitlets.config import Config
 from lib import causes, plain
 from lib.report import display, render
 from lib.runs import kernel
-from lib.runs.process import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
+from lib.runs.assignment import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, kill
 from lib.settings import ROOT
 
 SETTLE_SECONDS = 1.0

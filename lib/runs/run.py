@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from lib.jobs.discovery import Job
 from lib.plain import one_line
-from lib.runs.process import FAILED, KERNEL_DIED, LOST, Assignment, exit_code, kill, start
+from lib.runs.assignment import FAILED, KERNEL_DIED, LOST, Assignment, kill
+from lib.runs.process import exit_code, start
 from lib.settings import settings
 
 logger = logging.getLogger(__name__)

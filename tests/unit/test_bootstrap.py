@@ -143,7 +143,7 @@ def test_taken_ports_are_named_together_with_the_lines_that_move_them(
     root = ROOT
     if command[0].endswith(".py"):  # before a first set-up
         root = tmp_path / "my clone"
-        (root / "lib").mkdir(parents=True)
+        (root / "lib" / "stack").mkdir(parents=True)
         for name in ("lib/stack/bootstrap.py", ".env.example", "pyproject.toml", "uv.lock", "jars.xml"):
             shutil.copy(ROOT / name, root / name)
     names = ("GM_KAFKA_PORT", "GM_WAREHOUSE_PORT", "GM_SPARK_BATCH_PORT")

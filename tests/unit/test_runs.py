@@ -223,7 +223,8 @@ def test_a_process_that_is_killed_is_killed_and_its_kernel_with_it() -> None:
 def test_a_kernel_does_not_outlive_its_scheduler(fifo: Path, folders: Path) -> None:
     a_run(STUBBORN.format(fifo=str(fifo)))
     code = (
-        "import threading; from datetime import date; from lib.jobs import discovery; from lib.runs import run; from lib.settings import settings\n"
+        "import threading\nfrom datetime import date\nfrom lib.jobs import discovery\nfrom lib.runs import run\n"
+        "from lib.settings import settings\n"
         "[job] = discovery.discover(settings().notebooks_dir)\n"
         "run.execute(run.Run(job, date(2026, 11, 23)), stop=threading.Event())"
     )
