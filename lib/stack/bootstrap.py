@@ -205,7 +205,7 @@ def resolve_jars(java: str) -> None:
     command = [java, "-jar", str(ivy), "-warn", "-cache", ".tools/ivy", "-ivy", ".tools/jars.xml"]
     run([*command, "-retrieve", ".tools/jars/[conf]/[artifact]-[revision].[ext]"])
     shutil.rmtree(TOOLS / "postgres", ignore_errors=True)
-    unpack = "import lib.postgres as p; p.unpack()"
+    unpack = "import lib.stack.postgres as p; p.unpack()"
     run([str(ROOT / ".venv" / "bin" / "python"), "-c", unpack])
     resolved.write_text(listed)
 
