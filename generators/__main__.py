@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from generators.events import Event
 from generators.model import Scenario, simulate
-from generators.producer import BrokerError, Receipt, produce
+from generators.producer import BrokerError, Delivery, produce
 from lib.settings import TOPICS, SettingsError, settings
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -146,7 +146,7 @@ def share(events: Iterable[Event], tables: Container[str]) -> Iterator[Event]:
     return (event for event in events if event.table in tables)
 
 
-def _send(scenario: Scenario, topics: dict[str, str], bootstrap: str) -> Receipt:
+def _send(scenario: Scenario, topics: dict[str, str], bootstrap: str) -> Delivery:
     """Send the scenario's events of these tables until they end or somebody stops us; with a bar on a terminal."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -26,7 +26,7 @@ class BrokerError(Exception):
 
 
 @dataclass
-class Receipt:
+class Delivery:
     """What became of the messages, per topic; each message's own future has been looked at."""
 
     acknowledged: Counter[str]
@@ -42,7 +42,7 @@ class Receipt:
 
 def produce(
     events: Iterable[Event], topics: dict[str, str], *, bootstrap: str, stop: threading.Event | None = None
-) -> Receipt:
+) -> Delivery:
     """Send each event when its time has come, at once if that is past; message i of a topic to partition i mod n.
 
     Parameters
@@ -58,7 +58,7 @@ def produce(
 
     Returns
     -------
-    Receipt
+    Delivery
         Every message sent is acknowledged or failed. The first failure ends the run.
 
     Raises
@@ -67,7 +67,7 @@ def produce(
         If no broker answers, or a topic is missing.
     """
     stop = stop or threading.Event()
-    receipt = Receipt(Counter(dict.fromkeys(topics.values(), 0)))
+    receipt = Delivery(Counter(dict.fromkeys(topics.values(), 0)))
     partitions = _partitions(list(topics.values()), bootstrap)
     in_flight: deque[tuple[str, FutureRecordMetadata]] = deque()
     sent: Counter[str] = Counter()
@@ -92,7 +92,7 @@ def produce(
 
 
 def _settle(
-    in_flight: deque[tuple[str, FutureRecordMetadata]], receipt: Receipt, stop: threading.Event, *, at_most: int
+    in_flight: deque[tuple[str, FutureRecordMetadata]], receipt: Delivery, stop: threading.Event, *, at_most: int
 ) -> None:
     """Count the messages that are decided, oldest first, and wait until at most so many are left or patience ends."""
     stopped = 0.0

@@ -5,9 +5,6 @@ from pyspark.sql import functions as F
 
 from lib.warehouse.load import Load
 
-TOTAL = "All"
-"""The category of the total."""
-
 
 def stale_days(load: Load, *sources: str) -> str:
     """The SQL condition on `date_id` and `product_id_pk` of a fact that finds what has to be computed again.

@@ -5,7 +5,8 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.analytics.measures import TOTAL, ratio
+from lib.analytics.measures import ratio
+from lib.etl.products import TOTAL
 from lib.warehouse.load import Load, read_warehouse
 
 

@@ -1,8 +1,6 @@
-"""A cycle: jobs over one cut, in the order of what they read and write, each attempt with its row in the registry."""
+"""A cycle: jobs over one cut, in the order of what they read and write."""
 
-import contextlib
 import graphlib
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,36 +9,25 @@ from threading import Event
 from typing import Any
 
 import psycopg2
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    retry_if_result,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_exponential,
-)
 
 from lib import locks
-from lib.jobs import parameters
 from lib.jobs.discovery import Job, JobError, dependencies, scan
 from lib.ledger import compaction
 from lib.ledger.cuts import open_cut
 from lib.plain import one_line
 from lib.runs import registry
-from lib.runs.overview import refresh_gallery
+from lib.runs.attempt import close, run_job
 from lib.runs.registry import Cycle
-from lib.runs.run import Notify, Run, execute, new_id
+from lib.runs.run import Notify, Run, new_id
 from lib.settings import settings
 
 logger = logging.getLogger(__name__)
 
+
 LOCK = "cycle"
+
+
 WAIT_SECONDS = 600
-BACKOFF_SECONDS = 10
-RECORD_SECONDS = 10
-"""How long the end of a run is tried to be recorded while the warehouse is away."""
 
 
 def run_cycle(
@@ -134,116 +121,6 @@ def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, n
         return run
 
 
-def run_job(
-    job: Job,
-    *,
-    run_date: date,
-    cycle_id: str | None = None,
-    cut_id: int | None = None,
-    given: Mapping[str, Any] | None = None,
-    stop: Event,
-    notify: Notify,
-) -> Run:
-    """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
-    values = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
-    attempts = itertools.count(1)
-
-    def attempt() -> Run:
-        run = Run(job, run_date, cycle_id, cut_id, next(attempts), values)
-        _attempt(run, stop, notify)
-        return run
-
-    retrying = Retrying(
-        stop=stop_after_attempt(1 + job.retries) | stop_when_event_set(stop),
-        wait=wait_exponential(max=BACKOFF_SECONDS),
-        sleep=sleep_using_event(stop),
-        retry=retry_if_result(lambda run: run.status != "done"),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-    )
-    return retrying(attempt)
-
-
-def parameters_for(
-    job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given`, by their types."""
-    ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
-    return {name: value for name, value in ours.items() if name in job.parameters} | parameters.read(job, given or {})
-
-
-def _attempt(run: Run, stop: Event, notify: Notify) -> None:
-    if problem := _record(run):
-        run.finish("failed", f"not begun, since it couldn't be recorded: {problem}")
-        notify(run)
-        return
-    notify(run)
-    try:
-        execute(run, stop=stop, notify=notify)
-    except Exception as error:
-        # one run, whatever became of it, is nothing to the others of its cycle
-        logger.exception("%s", run.run_id)
-        run.finish(
-            "killed", f"its process couldn't be started or followed: {one_line(f'{type(error).__name__}: {error}')}"
-        )
-    finally:
-        if run.status == "running":
-            run.finish("killed", "its process couldn't be started or followed")
-        _close(run, notify)
-
-
-def _close(run: Run, notify: Notify) -> None:
-    if problem := _record(run, patience=RECORD_SECONDS):  # the run itself can't be done again
-        run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
-        _record(run)  # without its numbers, which may be what can't be stored
-    _refresh_gallery()
-    notify(run)
-
-
-_owed: dict[str, Run] = {}
-"""Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
-
-
-def _record(run: Run, *, patience: float = 0) -> str | None:
-    """Bring the run's row up to date, and those that are owed; what has kept it from that, if something has.
-
-    While the warehouse is away it is tried again for `patience` seconds.
-    """
-    retrying = Retrying(
-        stop=stop_after_delay(patience),
-        wait=wait_exponential(multiplier=0.1, max=2),
-        retry=retry_if_exception_type((psycopg2.OperationalError, psycopg2.InterfaceError)),
-        reraise=True,
-    )
-    try:
-        retrying(_record_once, run)
-    except Exception as error:
-        problem = one_line(f"{type(error).__name__}: {error}")
-        logger.error("%s, %s, couldn't be recorded: %s", run.run_id, run.status, problem)
-        if run.status != "running":
-            _owed[run.run_id] = run
-        return problem
-    for late in list(_owed.values()):
-        with contextlib.suppress(psycopg2.Error):
-            _record_once(late)
-    return None
-
-
-def _record_once(run: Run) -> None:
-    with registry.warehouse() as connection:
-        registry.record(connection, run)
-    _owed.pop(run.run_id, None)
-
-
-def _refresh_gallery() -> None:
-    """Draw the gallery anew; where that fails, the next run tries again: the runs themselves are recorded."""
-    try:
-        with registry.warehouse() as connection:
-            last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")
-        refresh_gallery(last, good)
-    except Exception:
-        logger.exception("the gallery wasn't drawn anew")
-
-
 def _run_in_order(
     jobs: Sequence[Job],
     run_one: Callable[[Job], Run],
@@ -316,7 +193,7 @@ def _run_whatever_comes(run_one: Callable[[Job], Run], job: Job, cycle: Cycle | 
         logger.exception("%s", job.name)
         run = _run_of(job, cycle)
         run.finish("failed", one_line(f"{type(error).__name__}: {error}"))
-        _close(run, notify)
+        close(run, notify)
         return run
 
 
@@ -332,7 +209,7 @@ def _run_of(job: Job, cycle: Cycle | None) -> Run:
 def _skip(job: Job, reason: str, cycle: Cycle | None, notify: Notify) -> Run:
     run = _run_of(job, cycle)
     run.finish("skipped", reason)
-    _close(run, notify)
+    close(run, notify)
     return run
 
 

@@ -17,10 +17,11 @@ from tenacity import RetryCallState, Retrying, sleep_using_event, wait_exponenti
 
 from lib import locks
 from lib.cron import following
-from lib.cycles.cycle import run_cycle, run_job
+from lib.cycles.cycle import run_cycle
 from lib.ingest import stream
 from lib.jobs.discovery import Job, Problem, broken_lines, cron_line, parse, scan
 from lib.runs import registry
+from lib.runs.attempt import run_job
 from lib.runs.run import Notify, Run
 from lib.settings import settings
 

@@ -75,18 +75,18 @@ def customer_versions(days: DataFrame, run_date: date) -> DataFrame:
         F.last("totals").over(whole).alias("latest"),
         F.when(
             F.row_number().over(so_far) == 1,
-            _change(
+            scd2.change(
                 F.coalesce(known_from, F.min("first_date").over(whole)),
-                F.coalesce("known_customer_segment", F.lit("New")),
                 known_from.isNotNull(),
+                customer_segment=F.coalesce("known_customer_segment", F.lit("New")),
             ),
         ).alias("beginning"),
         F.when(
             F.col("booked") < F.lit(run_date),
-            _change(
+            scd2.change(
                 F.date_add("booked", 1),
-                segment(F.col("totals.total_transactions"), F.col("totals.total_spent")),
                 F.lit(False),
+                customer_segment=segment(F.col("totals.total_transactions"), F.col("totals.total_spent")),
             ),
         ).alias("evaluated"),
     )
@@ -113,10 +113,6 @@ def _totals(so_far: WindowSpec) -> Column:
         .cast("decimal(38,2)")
         .alias("total_spent"),
     )
-
-
-def _change(effective_date: Column, name: Column, is_known: Column) -> Column:
-    return F.struct(effective_date.alias("effective_date"), name.alias("customer_segment"), is_known.alias("is_known"))
 
 
 def read_customer_days(load: Load) -> DataFrame:

@@ -3,7 +3,7 @@
 from datetime import date
 
 from psycopg2 import sql
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from lib.etl.events import select_events, still_open, unread
@@ -15,6 +15,9 @@ from lib.warehouse.scd2 import Dimension
 MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked")
 """The columns of `read_mentions`."""
 
+
+TOTAL = "All"
+"""What the total of all categories is called, so that no category may be."""
 
 PRODUCTS = Dimension(table="dim_products", key=("product_id",), type2=("category",), type1=("first_booked_date",))
 
@@ -40,14 +43,16 @@ def product_versions(mentions: DataFrame, settled_before: date, run_date: date) 
     day = votes(mentions).select(
         "product_id",
         first_booked.alias("first_booked_date"),
-        F.when(known_from.isNotNull(), _change(known_from, F.col("known_category"), F.lit(True))).alias("known"),
+        F.when(known_from.isNotNull(), scd2.change(known_from, F.lit(True), category=F.col("known_category"))).alias(
+            "known"
+        ),
         F.when(
             is_young & (F.col("booked") == first_booked),
-            _change(begins, F.coalesce("first", F.lit("Unknown")), F.lit(False)),
+            scd2.change(begins, F.lit(False), category=F.coalesce("first", F.lit("Unknown"))),
         ).alias("beginning"),
         F.when(
             (F.col("booked") < F.lit(run_date)) & F.col("last").isNotNull(),
-            _change(F.date_add("booked", 1), F.col("last"), F.lit(False)),
+            scd2.change(F.date_add("booked", 1), F.lit(False), category=F.col("last")),
         ).alias("voted"),
     )
     changes = day.select("product_id", "first_booked_date", F.inline(F.array("known", "beginning", "voted")))
@@ -62,17 +67,13 @@ def votes(mentions: DataFrame) -> DataFrame:
     (time, id, line), `last` the latest; `All`, the name of the total, counts as `Unknown`.
     """
     order = F.when(F.expr("category <> '' and first_date = booked"), F.struct("time", "id", "line"))
-    category = F.when(F.col("category") == "All", "Unknown").otherwise(F.col("category"))
+    category = F.when(F.col("category") == TOTAL, "Unknown").otherwise(F.col("category"))
     known = [name for name in mentions.columns if name.startswith("known_")]
     return mentions.groupBy("product_id", "booked", *known).agg(
         F.min_by(category, order).alias("first"),
         F.max_by(category, order).alias("last"),
         F.min("first_date").alias("first_date"),
     )
-
-
-def _change(effective_date: Column, category: Column, is_known: Column) -> Column:
-    return F.struct(effective_date.alias("effective_date"), category.alias("category"), is_known.alias("is_known"))
 
 
 def has_votes(load: Load) -> bool:

@@ -47,7 +47,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Committed:
     """What one batch did; `rows_in = rows_written + duplicates + dead_letters`, and conflicts are some of the duplicates."""
 
     ingest_batch_id: int
@@ -61,7 +61,7 @@ class Receipt:
 
 def write_batch(
     connection: Connection, contract: Contract, messages: pa.Table, writer: Writer, spark_batch_id: int, *, kafka: str
-) -> Receipt | None:
+) -> Committed | None:
     """Write one micro-batch inside the caller's transaction, and return its receipt; None where nothing was new.
 
     Parameters
@@ -90,7 +90,7 @@ def write_batch(
         stored = insert.store(cursor, contract, messages, batch, writer.query_id)
         _bury(cursor, contract, messages, stored.dead, batch)
         counts = _counts(messages, starts, stored)
-        return _book(cursor, contract, writer, spark_batch_id, head, Batch(counts, starts, stored))
+        return _book(cursor, contract, writer, spark_batch_id, head, Counted(counts, starts, stored))
 
 
 def _lock_head(cursor: Cursor, contract: Contract, writer: Writer) -> Head:
@@ -168,7 +168,7 @@ def _bury(cursor: Cursor, contract: Contract, messages: pa.Table, dead: dict[int
 
 
 @dataclass(frozen=True)
-class Batch:
+class Counted:
     """What became of one micro-batch: counts per partition, where each begins, and what was stored."""
 
     counts: dict[int, dict[str, int]]
@@ -195,7 +195,9 @@ def _counts(messages: pa.Table, starts: dict[int, int], stored: insert.Stored) -
     return counts
 
 
-def _book(cursor: Cursor, contract: Contract, writer: Writer, spark_batch_id: int, head: Head, batch: Batch) -> Receipt:
+def _book(
+    cursor: Cursor, contract: Contract, writer: Writer, spark_batch_id: int, head: Head, batch: Counted
+) -> Committed:
     """Write the ledger row and move the head on."""
     total: Counter[str] = Counter()
     for counts in batch.counts.values():
@@ -204,7 +206,7 @@ def _book(cursor: Cursor, contract: Contract, writer: Writer, spark_batch_id: in
         partition: batch.starts[partition] + counts["rows_in"] + counts["offset_gaps"]
         for partition, counts in batch.counts.items()
     }
-    receipt = Receipt(head.last_batch + 1, **total)
+    receipt = Committed(head.last_batch + 1, **total)
     buckets, seconds = _latencies(batch.stored.times)
     cursor.execute(
         "insert into ops.ingest_batches (source_table, ingest_batch_id, epoch, query_id, spark_batch_id, start_offsets,"

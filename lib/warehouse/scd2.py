@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg2 import sql
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lib.warehouse.load import Load
@@ -81,6 +81,12 @@ def _reveal(changes: DataFrame, members: DataFrame, key: Sequence[str]) -> DataF
     is_first = F.row_number().over(by_day) == 1
     day = F.coalesce(F.when(is_first, F.col("start")), "effective_date")
     return told.withColumn("effective_date", day).drop("start", "next")
+
+
+def change(effective_date: Column, is_known: Column, **attributes: Column) -> Column:
+    """One row of the history that `collapse` takes, as a struct: the attributes from a day on."""
+    named = [value.alias(name) for name, value in attributes.items()]
+    return F.struct(effective_date.alias("effective_date"), *named, is_known.alias("is_known"))
 
 
 def collapse(history: DataFrame, *, key: Sequence[str], attributes: Sequence[str]) -> DataFrame:

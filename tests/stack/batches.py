@@ -11,7 +11,7 @@ from psycopg2.extensions import connection as Connection
 
 from lib import migrate
 from lib.ingest import sink
-from lib.ingest.sink import Receipt, Writer
+from lib.ingest.sink import Committed, Writer
 from lib.ledger.head import Head, read_head
 from lib.schemas import CART_EVENTS, Contract
 from lib.settings import Settings, settings
@@ -43,7 +43,7 @@ class Message(NamedTuple):
 
 def write(
     connection: Connection, contract: Contract, batch: Iterable[Message], writer: Writer, spark_batch_id: int
-) -> Receipt | None:
+) -> Committed | None:
     """Write one micro-batch in the connection's transaction."""
     table = pa.Table.from_pylist([message._asdict() for message in batch], sink.MESSAGES)
     kafka = settings().kafka_bootstrap

@@ -15,7 +15,7 @@ from kafka.errors import KafkaError
 from psycopg2.extensions import connection as Connection
 from world import TABLE, World, cart, carts, eventually
 
-from lib.ingest.sink import Receipt
+from lib.ingest.sink import Committed
 from lib.ledger import offsets
 from lib.ledger.offsets import DataLoss, OffsetGap, backlog
 from lib.schemas import CART_EVENTS
@@ -93,12 +93,12 @@ def committed(config: Settings, topic: str, until: int, partition: int = 0) -> l
     return found
 
 
-def store(connection: Connection, topic: str, batch: Sequence[Message]) -> Receipt | None:
+def store(connection: Connection, topic: str, batch: Sequence[Message]) -> Committed | None:
     """Write a batch of carts from the topic."""
     return write(connection, replace(CART_EVENTS, topic=topic), batch, next_run(connection), 0)
 
 
-def ingest(connection: Connection, topic: str, batch: Sequence[Message]) -> Receipt:
+def ingest(connection: Connection, topic: str, batch: Sequence[Message]) -> Committed:
     """Write a batch, and check what must hold of its ledger row."""
     receipt = store(connection, topic, batch)
     assert receipt

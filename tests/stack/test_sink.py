@@ -21,7 +21,7 @@ from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import connection as Connection
 
 from lib import database
-from lib.ingest.sink import Fenced, Receipt, Writer
+from lib.ingest.sink import Committed, Fenced, Writer
 from lib.ledger.head import Head
 from lib.schemas import CART_EVENTS, CONTRACTS, PRODUCT_VIEW_EVENTS, TRANSACTIONS, Contract
 from lib.settings import Settings
@@ -105,7 +105,7 @@ def test_a_batch_is_rows_dead_letters_a_ledger_row_and_the_head(saver: Connectio
     batch = messages(payload("a"), b"no json", payload("a")) + messages(payload("b"), partition=101)
     receipt = write(saver, contract, reversed(batch), writer, 42)
     number = before.last_batch + 1
-    assert receipt == Receipt(
+    assert receipt == Committed(
         number, rows_in=4, rows_written=2, duplicates=1, conflicts=0, dead_letters=1, offset_gaps=0
     )
 
@@ -422,7 +422,7 @@ def test_any_deliveries_store_each_message_once_and_the_counts_tie(
     saver.rollback()
 
 
-def assert_ties(connection: Connection, receipt: Receipt) -> None:
+def assert_ties(connection: Connection, receipt: Committed) -> None:
     """The ledger's counts per partition add up, and are those of the tables."""
     columns = "by_partition, start_offsets, end_offsets"
     by_partition, starts, ends = ledger(connection, receipt.ingest_batch_id, columns)
@@ -435,7 +435,7 @@ def assert_ties(connection: Connection, receipt: Receipt) -> None:
         assert getattr(receipt, name) == sum(counts[name] for counts in by_partition.values())
 
 
-def held(connection: Connection, table: str, partition: str, receipt: Receipt) -> int:
+def held(connection: Connection, table: str, partition: str, receipt: Committed) -> int:
     """The rows of one partition and batch in a table."""
     query = f"select count(*) from {table} where kafka_partition = %s and ingest_batch_id = %s"
     [[count]] = rows(connection, query, int(partition), receipt.ingest_batch_id)

@@ -23,7 +23,7 @@ from lib.ingest import evolution, sink
 from lib.ingest import insert as storing
 from lib.ingest.columnar import decode_batch
 from lib.ingest.insert import ProgramFault
-from lib.ingest.sink import Receipt
+from lib.ingest.sink import Committed
 from lib.schemas import CART_EVENTS, Field
 from lib.settings import Settings
 
@@ -70,7 +70,7 @@ def poison(number: int = 0) -> bytes:
     return cart(f"poison-{number}", note=[number])
 
 
-def send(connection: Connection, *payloads: bytes, query_id: str = "query one") -> Receipt:
+def send(connection: Connection, *payloads: bytes, query_id: str = "query one") -> Committed:
     """Write a batch that goes on where the last one ended."""
     start = head(connection).end_offsets.get(PARTITION, 0)
     writer = next_run(connection, query_id)

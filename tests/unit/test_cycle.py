@@ -12,7 +12,7 @@ import pytest
 
 from lib.cycles import cycle
 from lib.jobs.discovery import Job
-from lib.runs import registry
+from lib.runs import attempt, registry
 from lib.runs.registry import Cycle
 from lib.runs.run import Run
 
@@ -44,10 +44,10 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setattr(registry, "warehouse", nowhere)
     monkeypatch.setattr(registry, "record", there.record)
     monkeypatch.setattr(registry, "last_runs", lambda *_, **__: {})
-    monkeypatch.setattr(cycle, "refresh_gallery", lambda *_: None)
-    monkeypatch.setattr(cycle, "execute", lambda run, **_: run.finish("done"))
-    monkeypatch.setattr(cycle, "RECORD_SECONDS", 0)
-    monkeypatch.setattr(cycle, "_owed", {})
+    monkeypatch.setattr(attempt, "refresh_gallery", lambda *_: None)
+    monkeypatch.setattr(attempt, "execute", lambda run, **_: run.finish("done"))
+    monkeypatch.setattr(attempt, "RECORD_SECONDS", 0)
+    monkeypatch.setattr(attempt, "_owed", {})
     return there
 
 
@@ -61,7 +61,7 @@ def run(*jobs: Job, **more: Any) -> dict[str, str]:
     notify = more.get("notify", lambda run: None)
     runs = cycle._run_in_order(
         jobs,
-        lambda one: cycle.run_job(one, run_date=DAY, cycle_id=AT.cycle_id, cut_id=1, stop=Event(), notify=notify),
+        lambda one: attempt.run_job(one, run_date=DAY, cycle_id=AT.cycle_id, cut_id=1, stop=Event(), notify=notify),
         2,
         Event(),
         notify,
@@ -91,7 +91,7 @@ def test_an_end_that_could_not_be_recorded_is_recorded_with_one_of_the_next_runs
     rows.planned = {}
     run(job("b"))
     assert rows.rows["a"] == ("failed", "done, but that couldn't be recorded: OperationalError: away")
-    assert cycle._owed == {}
+    assert attempt._owed == {}
 
 
 def test_a_run_that_can_not_be_followed_is_killed_and_the_others_go_on(
@@ -102,7 +102,7 @@ def test_a_run_that_can_not_be_followed_is_killed_and_the_others_go_on(
             raise OSError("the disk is full")
         run.finish("done")
 
-    monkeypatch.setattr(cycle, "execute", execute)
+    monkeypatch.setattr(attempt, "execute", execute)
     assert run(job("a"), job("b")) == {"a": "killed", "b": "done"}
     assert rows.rows["a"] == ("killed", "its process couldn't be started or followed: OSError: the disk is full")
 
@@ -113,7 +113,7 @@ def test_a_gallery_that_can_not_be_drawn_takes_nothing_from_the_run(
     def refuse(*_: object) -> None:
         raise IsADirectoryError("index.html")
 
-    monkeypatch.setattr(cycle, "refresh_gallery", refuse)
+    monkeypatch.setattr(attempt, "refresh_gallery", refuse)
     assert run(job("a"), job("b", "a")) == {"a": "done", "b": "done"}
     assert rows.rows == {"a": ("done", None), "b": ("done", None)}
     assert "the gallery wasn't drawn anew" in caplog.text
@@ -123,7 +123,7 @@ def test_what_a_job_raises_instead_of_a_run_is_one_that_failed(rows: Registry) -
     def run_one(one: Job) -> Run:
         if one.name == "a":
             raise psycopg2.OperationalError("away")
-        return cycle.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
+        return attempt.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
 
     runs = cycle._run_in_order([job("a"), job("b"), job("c", "a")], run_one, 2, Event(), lambda run: None, cycle=AT)
     assert {each.job.name: each.status for each in runs} == {"a": "failed", "b": "done", "c": "skipped"}
@@ -142,7 +142,7 @@ def test_jobs_that_hang_and_that_nobody_waits_for_keep_no_fact_from_being_loaded
         if one.name == "mart":
             loaded.set()
         at_work.remove(one.name)
-        return cycle.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
+        return attempt.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
 
     hanging = [job(f"hangs {number}") for number in range(4)]
     # `report` has something to wait for itself, so that the mart isn't the last that counts
@@ -158,7 +158,7 @@ def test_what_is_ready_but_has_not_begun_is_skipped_by_a_stop(rows: Registry) ->
     def run_one(one: Job) -> Run:
         begun.append(one.name)
         stop.set()
-        return cycle.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
+        return attempt.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
 
     runs = cycle._run_in_order([job(name) for name in "abcd"], run_one, 1, stop, lambda run: None, cycle=AT)
     assert begun == ["a"]

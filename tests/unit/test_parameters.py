@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from lib.cycles.cycle import parameters_for
 from lib.jobs import discovery, parameters
 from lib.jobs.cells import Parameter
 from lib.jobs.discovery import Job, JobError
+from lib.runs.attempt import parameters_for
 
 
 def declaring(annotation: str, name: str = "p", job: str = "etl/x") -> Job:
