@@ -24,10 +24,11 @@ POINTS = 120
 
 COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
 
-IN_SPANS = (
+IN_SPANS = sql.SQL(
     "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
     " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
 )
+"""What joins a row of a batch to the spans of batches that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,26 @@ class Receipt:
     def total(self, column: str) -> int:
         """The sum of a count over the run's batches."""
         return int(self.batches[column].sum())
+
+    def check(self) -> pd.DataFrame:
+        """What has to be true of every run, one row each: what is compared (`check`), `expected` and `found`.
+
+        Raises
+        ------
+        AssertionError
+            When something isn't true, naming it.
+        """
+        read, written, duplicates, dead = map(self.total, COUNTS)
+        gaps = int(self.partitions()["offset_gaps"].sum())
+        rows = [
+            ("messages read = rows + duplicates + dead letters", read, written + duplicates + dead),
+            ("rows by the ledger = rows in the table", written, self.stored_rows),
+            ("offsets without a message, by the ledger = by partition", self.total("offset_gaps"), gaps),
+            ("each batch begins where the one before it ended", True, self.follow_on()),
+        ]
+        for check, expected, found in rows:
+            assert expected == found, f"{self.table}: {check} doesn't hold: {expected} and {found}"
+        return pd.DataFrame(rows, columns=["check", "expected", "found"]).astype({"expected": str, "found": str})
 
     def follow_on(self) -> bool:
         """Whether each batch begins where the one before it ended. Their numbers leave out those of releases."""
@@ -115,14 +136,18 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
     spans = _spans(batches)
     letters = database.frame(
         connection,
-        f"select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {IN_SPANS}"
-        " where source_table = %s group by reason order by messages desc, reason",
+        sql.SQL(
+            "select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {}"
+            " where source_table = %s group by reason order by messages desc, reason"
+        ).format(IN_SPANS),
         [*spans, contract.table],
     )
     changes = database.frame(
         connection,
-        "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes"
-        f" join {IN_SPANS} where source_table = %s order by created_at",
+        sql.SQL(
+            "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes join {}"
+            " where source_table = %s order by created_at"
+        ).format(IN_SPANS),
         [*spans, contract.table],
     )
     latency = database.frame(
@@ -137,7 +162,7 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
             live=sql.Literal(LIVE_SECONDS * 1000),
             time=sql.Identifier(contract.time),
             table=sql.Identifier(contract.table),
-            spans=sql.SQL(IN_SPANS),
+            spans=IN_SPANS,
         ),
         [*spans, contract.table, query_id],
     )
@@ -146,7 +171,7 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
         sql.SQL(
             "select h.event_id, h.why, h.held_at from ops.held_events h join {table} t on t.{key} = h.event_id"
             " join {spans} where h.source_table = %s and h.released_batch is null order by h.held_at, h.event_id"
-        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=sql.SQL(IN_SPANS)),
+        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=IN_SPANS),
         [*spans, contract.table],
     )
     percentiles, live, stored = latency.iloc[0]

@@ -87,3 +87,18 @@ def test_batches_follow_on_by_their_offsets_and_not_by_their_numbers() -> None:
     assert not receipt(first, batch(8, 1, p0=(16, 2, 0, 1))).follow_on()
     assert not receipt(later, first).follow_on()
     assert replace(receipt(first), batches=pd.DataFrame()).follow_on()
+
+
+def test_what_ties_is_a_table_and_what_does_not_is_named() -> None:
+    run = replace(receipt(batch(7, 0, p0=(10, 5, 1, 2))), stored_rows=5)
+    run = replace(run, batches=run.batches.assign(offset_gaps=0))
+    assert run.check()[["expected", "found"]].values.tolist() == [["8", "8"], ["5", "5"], ["0", "0"], ["True", "True"]]
+    with pytest.raises(AssertionError, match="rows in the table doesn't hold: 5 and 4"):
+        replace(run, stored_rows=4).check()
+    with pytest.raises(AssertionError, match="dead letters doesn't hold: 9 and 8"):
+        replace(run, batches=run.batches.assign(rows_in=9)).check()
+    with pytest.raises(AssertionError, match="by partition doesn't hold: 3 and 0"):
+        replace(run, batches=run.batches.assign(offset_gaps=3)).check()
+    gap = pd.concat([run.batches, pd.DataFrame([batch(8, 1, p0=(20, 0, 0, 0))]).assign(offset_gaps=2)])
+    with pytest.raises(AssertionError, match="begins where the one before it ended doesn't hold"):
+        replace(run, batches=gap).check()
