@@ -1,7 +1,14 @@
 """The rooms of `lib`: how large they are, and that all of them have their rules."""
 
+import ast
+import contextlib
 import re
 import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+import pytest
 
 from lib.settings import ROOT
 
@@ -28,3 +35,20 @@ def test_the_page_on_the_rooms_names_each_of_them():
     page = (ROOT / "docs" / "architecture.md").read_text()
     table = page.partition("## The rooms of `lib`")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ROOMS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_notebook_takes_from_the_rooms_is_there(path: Path) -> None:
+    code = "\n".join(cell["source"] for cell in nbformat.read(path, 4).cells if cell["cell_type"] == "code")
+    modules = {}
+    for node in ast.walk(tree := ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lib":
+            for alias in node.names:
+                found = import_module(str(node.module))
+                with contextlib.suppress(ModuleNotFoundError):
+                    found = import_module(f"{node.module}.{alias.name}")
+                modules[alias.asname or alias.name] = found
+                assert found.__name__.endswith(alias.name) or hasattr(found, alias.name), f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
