@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 from pyspark.sql import DataFrame, SparkSession
 
-from lib import database, locks, spark
+from lib import database, locks, report, spark
 from lib.jobs import lineage
 from lib.ledger import cuts
 from lib.ledger.cuts import Cut, Window
@@ -165,8 +165,12 @@ class Load:
         statement = sql.SQL("select count(*) from {} where {}").format(place, sql.SQL(condition))
         return int(self.query(statement).iloc[0, 0])
 
-    def finish(self) -> str:
-        """Move the job's watermark and commit; without `publish` roll everything back. Say which of the two in a sentence."""
+    def finish(self, *, rows_written: int | None = None) -> str:
+        """Move the job's watermark and commit, both together; without `publish` roll everything back.
+
+        Returns which of the two, in a sentence. With `rows_written` that is told as a number of this run, and beside it
+        how long the load has waited for Spark and for PostgreSQL (`seconds`).
+        """
         with self.connection.cursor() as cursor:
             cut = self.cut if self.cut.cut_id else cuts.store_cut(cursor, self.cut)
             if not self.past:
@@ -177,8 +181,10 @@ class Load:
             else:
                 self.connection.rollback()
         self._close()
-        done = "committed" if self.publish else "rolled back, since `publish` is off"
-        return f"{self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}"
+        if rows_written is not None:
+            report.glue(rows_written=rows_written, seconds=self.seconds)
+        done = "committed, rows and watermark together" if self.publish else "rolled back, since `publish` is off"
+        return f"The checks hold. {self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}."
 
     def abandon(self) -> None:
         """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
