@@ -33,6 +33,8 @@ from lib.runs.assignment import FAILED, KERNEL_DIED, RUN_VARIABLE, Assignment, k
 from lib.settings import ROOT
 
 SETTLE_SECONDS = 1.0
+OUTPUT_SECONDS = 60
+"""How long the next piece of a cell's output may take when the cell is over; a hundred megabytes come slowly."""
 WRITES = "Write"
 """The section of a saver's notebook that reads its topic until it is stopped."""
 
@@ -123,12 +125,18 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
             cwd=str(ROOT),
             log_output=False,
             progress_bar=False,
-            config=Config(NotebookClient={"kernel_manager_class": kernel.Manager}, KernelManager=manager),
+            config=Config(
+                NotebookClient={"kernel_manager_class": kernel.Manager, "iopub_timeout": OUTPUT_SECONDS},
+                KernelManager=manager,
+            ),
             on_cell_start=watch.cell_start,
             on_cell_executed=watch.cell_end,
+            on_cell_error=watch.cell_error,
         )
     except PapermillExecutionError as error:
-        message, code = f"{watch.place(error.cell_index)}: {causes.told(error.ename, error.evalue)}", FAILED
+        # papermill knows the error from the cell's outputs, which of a group of exceptions, say, have none
+        name, text = watch.raised or (error.ename, error.evalue)
+        message, code = f"{watch.place(error.cell_index)}: {causes.told(name, text)}", FAILED
     except DeadKernelError:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
@@ -164,6 +172,7 @@ class _Watch:
         self.where = "the start of the kernel"
         self.written_by = WRITES if assignment.streams else None
         self.has_written = False
+        self.raised: tuple[str, str] | None = None
         self.in_cell = False
         self.started = 0.0
         self.asked_to_stop = False
@@ -189,6 +198,10 @@ class _Watch:
         if self.in_cell and self.sections[self._index(cell_index)] == self.written_by:
             self.has_written = True
         self.in_cell = False
+
+    def cell_error(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
+        """Keep what the cell has raised, as the kernel says it."""
+        self.raised = execute_reply["content"].get("ename", ""), execute_reply["content"].get("evalue", "")
 
     def stop(self, *_: Any) -> None:
         """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it.

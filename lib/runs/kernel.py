@@ -5,9 +5,11 @@ Our own code is left out of what is loaded: a kernel imports it anew, so that wh
 
 import atexit
 import json
+import multiprocessing
 import os
 import signal
 import sys
+from multiprocessing import resource_tracker
 from typing import Any
 
 # What notebooks import; loading it takes two seconds, which each run would pay otherwise.
@@ -149,6 +151,10 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    # the run's process is one of multiprocessing's daemons, which may have no children; what a notebook does may
+    multiprocessing.current_process().daemon = False
+    # nor is the tracker of shared memory that was inherited one of this process's children
+    resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
     for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
         del sys.modules[name]
     app = IPKernelApp.instance()

@@ -45,6 +45,10 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
         _sweep(config)
         if taken := bootstrap.taken_ports():
             raise StackError(bootstrap.port_message(taken))
+    elif others := _other_settings(config):
+        print(
+            f"the stack runs already, and its programs keep their {', '.join(others)}: `make down` first, to change that"
+        )
     parts.prepare(config)
     started = _start_manager(config)
     try:
@@ -251,6 +255,19 @@ def _start_manager(config: Settings) -> bool:
         with attempt, _manager(config) as manager:
             manager.getState()
     return True
+
+
+def _other_settings(config: Settings) -> list[str]:
+    """The variables of this process's environment that the programs of the running stack have otherwise."""
+    with _manager(config) as manager:
+        manager_process = _process(manager.getPID())
+    theirs = manager_process.environ() if manager_process else {}
+    names = [
+        name
+        for name in os.environ
+        if name.startswith("GM_") and name.lower().removeprefix("gm_") in Settings.model_fields
+    ]
+    return sorted(name for name in names if theirs.get(name) != os.environ[name])
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -132,6 +132,30 @@ def test_a_run_that_takes_too_long_is_killed_and_says_so() -> None:
     assert run.error.startswith("timeout after 5s in ")
 
 
+def test_a_cell_may_use_processes_of_its_own() -> None:
+    code = "import multiprocessing\nwith multiprocessing.Pool(2) as pool:\n    print(pool.map(abs, [-1, -2]))"
+    run = execute(a_run(code))
+    assert (run.status, run.error) == ("done", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (
+            "import sys\nsys.stdout.close()\nsys.stderr.close()\nraise ValueError('told all the same')",
+            "told all the same",
+        ),
+        ("raise ExceptionGroup('several', [ValueError('one'), TypeError('two')])", "several"),
+    ],
+)
+def test_an_error_is_told_when_the_cell_can_show_nothing(code: str, error: str) -> None:
+    run = execute(a_run(code))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert error in run.error
+    assert "CellExecutionError" not in run.error
+
+
 def test_a_run_has_ended_as_it_has_when_its_report_takes_too_long(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import schedule
 from lib.cli import dead_letters as letter_commands
-from lib.cli import history, hold, status, terminal
+from lib.cli import history, hold, jobs, status, terminal
 from lib.cli.progress import Board
 from lib.cycles.backfill import Grid
 from lib.cycles.compare import Comparison
@@ -30,9 +30,9 @@ JOB = Job(ODD, Path("x.ipynb"), "manual", title=ODD, grain=ODD)
 
 
 def a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "discover", lambda: [JOB])
-    monkeypatch.setattr(schedule, "last_runs", dict)
-    schedule.list_jobs(markdown=False)
+    monkeypatch.setattr(jobs, "discover", lambda: [JOB])
+    monkeypatch.setattr(jobs, "last_runs", dict)
+    jobs.list_jobs(markdown=False)
 
 
 def a_status(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +163,6 @@ def test_a_broken_notebook_is_in_nobody_s_way_who_does_not_mean_it(
 
 
 def test_there_is_one_place_that_makes_consoles() -> None:
-    files = [*(ROOT / "lib").glob("*.py"), ROOT / "schedule.py"]
+    files = [*(ROOT / "lib").rglob("*.py"), ROOT / "schedule.py"]
     named = [file.name for file in files if re.search(r"\bConsole\(|rich import print|\brprint\b", file.read_text())]
     assert named == []
