@@ -127,9 +127,9 @@ def _after_head(messages: pa.Table, ends: dict[int, int]) -> pa.Table:
 
 
 def _readings(messages: pa.Table, head: Head) -> dict[int, offsets.Reading]:
-    partitions, offsets = messages["partition"].to_numpy(), messages["offset"].to_numpy()
+    partitions, read = messages["partition"].to_numpy(), messages["offset"].to_numpy()
     return {
-        number: offsets.Reading(head.end_offsets.get(number), offsets[partitions == number], head.following(number))
+        number: offsets.Reading(head.end_offsets.get(number), read[partitions == number], head.following(number))
         for number in np.unique(partitions).tolist()
     }
 

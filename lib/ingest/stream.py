@@ -528,10 +528,10 @@ def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -
     return tried
 
 
-def _fetched(contract: Contract, offsets: pd.DataFrame) -> pa.Table:
+def _fetched(contract: Contract, behind: pd.DataFrame) -> pa.Table:
     """The next messages of each partition, read by a client of our own: as many as a worker should hold."""
-    share = MAX_OFFSETS // len(offsets)
-    spans = {row.partition: (row.head, min(row.end, row.head + share)) for row in offsets.itertuples() if row.lag}
+    share = MAX_OFFSETS // len(behind)
+    spans = {row.partition: (row.head, min(row.end, row.head + share)) for row in behind.itertuples() if row.lag}
     rows: list[dict[str, Any]] = []
     size = 0
     for one in offsets.messages(contract.topic, spans, kafka=settings().kafka_bootstrap):
