@@ -153,10 +153,10 @@ def period(kind: str, day: date) -> tuple[str, date, date]:
 def sales_trends(sales: Sequence[Row], run_date: date) -> list[dict[str, Any]]:
     """One row per calendar period and category with a sale, and per period in total (`All`)."""
     sold: dict[tuple[str, date, str], list[Row]] = defaultdict(list)
-    of_category: dict[str, list[Row]] = defaultdict(list)
+    by_day: dict[str, dict[date, Decimal]] = defaultdict(lambda: defaultdict(lambda: NOTHING))
     for row in sales:
         for category in (row["category"], "All"):
-            of_category[category].append(row)
+            by_day[category][row["transaction_timestamp"].date()] += row["total_amount"]
             for kind in ("weekly", "monthly", "quarterly"):
                 sold[kind, period(kind, row["transaction_timestamp"].date())[1], category].append(row)
     first_day = min((row["transaction_timestamp"].date() for row in sales), default=run_date)
@@ -172,7 +172,7 @@ def sales_trends(sales: Sequence[Row], run_date: date) -> list[dict[str, Any]]:
                 "total_revenue": revenue(members),
                 "avg_order_value": ratio(revenue(members), orders(members)),
                 "total_quantity": quantity(members),
-                "growth_rate": _growth(of_category[category], kind, start, run_date, first_day),
+                "growth_rate": _growth(by_day[category], kind, start, run_date, first_day),
                 "analysis_date": min(end, run_date),
                 "is_running": start <= run_date <= end,
             }
@@ -180,7 +180,7 @@ def sales_trends(sales: Sequence[Row], run_date: date) -> list[dict[str, Any]]:
     return rows
 
 
-def _growth(sales: Sequence[Row], kind: str, start: date, run_date: date, first_day: date) -> float | None:
+def _growth(by_day: Mapping[date, Decimal], kind: str, start: date, run_date: date, first_day: date) -> float | None:
     """Compare a period's revenue with the period before it; of a running one the completed days with as many."""
     _, _, end = period(kind, start)
     _, start_before, end_before = period(kind, start - DAY)
@@ -191,7 +191,8 @@ def _growth(sales: Sequence[Row], kind: str, start: date, run_date: date, first_
         end_before = min(end_before, start_before + (end - start))  # February has no 30th day to compare with
 
     def between(first: date, last: date) -> Decimal:
-        return revenue(row for row in sales if first <= row["transaction_timestamp"].date() <= last)
+        days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+        return sum((by_day[day] for day in days if day in by_day), NOTHING)
 
     before = between(start_before, end_before)
     return ratio(between(start, end) - before, before)
