@@ -1,9 +1,10 @@
-"""Spark sessions: thin clients of the two long-lived Spark Connect servers."""
+"""Spark sessions: thin clients of the two long-lived Spark Connect servers, which know both databases as catalogs."""
 
 import atexit
 import os
 from typing import Any
 
+from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -22,14 +23,65 @@ STREAMING = {"max_retries": 3, "initial_backoff": 100, "backoff_multiplier": 3.0
 """Nothing is stored while a saver waits for its server: it gives up within about a second, and is started again."""
 
 
+FETCH_SIZE = 10_000
+"""Rows that PostgreSQL sends at a time."""
+
+PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
+"""What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
+
+READS_ONLY = "options=-c%20default_transaction_read_only=on"
+
+FETCH_SIZE = 10_000
+"""Rows that PostgreSQL sends at a time."""
+
+PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
+"""What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
+
+READS_ONLY = "options=-c%20default_transaction_read_only=on"
+"""A property of a connection that can't write."""
+
+
 def speed() -> SparkSession:
     """A session on the server of the speed layer, for streaming."""
     return connect(settings().spark_speed, STREAMING)
 
 
 def batch() -> SparkSession:
-    """A session on the server of the batch layer, for ETL and analytics."""
-    return connect(settings().spark_batch)
+    """A session on the server of the batch layer, for ETL and analytics.
+
+    It knows the databases' tables by name, as `warehouse.public.fact_sales` and `realtime.public.transactions`, and reads
+    what is committed of them; it can't write there.
+    """
+    session = connect(settings().spark_batch)
+    session.conf._set_all(_catalogs(), silent=False)  # in one request
+    return session
+
+
+def jdbc(database: str, *properties: str) -> dict[str, str]:
+    """Options of Spark's JDBC source and sink for `realtime` or `warehouse`.
+
+    Texts are sent untyped, so that PostgreSQL casts them. No password is among them: whoever sees a query in Spark sees its
+    options. The server's PostgreSQL driver finds it in the file that `PGPASSFILE` names.
+    """
+    dsn = parse_dsn(settings().dsn(database))
+    named = ("reWriteBatchedInserts=true", "stringtype=unspecified", "ApplicationName=globalmart", *properties)
+    return {
+        "url": f"jdbc:postgresql://{dsn['host']}:{dsn.get('port', '5432')}/{dsn['dbname']}?{'&'.join(named)}",
+        "user": dsn["user"],
+        "driver": "org.postgresql.Driver",
+        "fetchsize": str(FETCH_SIZE),
+    }
+
+
+def _catalogs() -> dict[str, str]:
+    """Settings of a session that make the databases its catalogs: those of this process, since a rebuild has its own."""
+    found = {"spark.sql.optimizer.datasourceV2JoinPushdown": "true"}
+    for database in ("realtime", "warehouse"):
+        name = f"spark.sql.catalog.{database}"
+        found[name] = "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog"
+        options = jdbc(database, READS_ONLY) | {f"pushDown{what}": "true" for what in PUSHED}
+        found |= {f"{name}.{option}": value for option, value in options.items()}
+    return found
 
 
 def connect(

@@ -3,7 +3,8 @@
 from pyspark.sql import DataFrame
 
 from lib.analytics.measures import ratio
-from lib.warehouse.load import Load, read_warehouse
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_warehouse
 
 
 def product_days(load: Load, stale: str) -> DataFrame:

@@ -6,7 +6,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lib.analytics.measures import quintile
-from lib.warehouse.load import Load, read_warehouse
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_warehouse
 
 RFM_SEGMENTS = {
     5: ("New Customers", "Potential Loyalists", "Potential Loyalists", "Champions", "Champions"),

@@ -7,7 +7,8 @@ from pyspark.sql import functions as F
 
 from lib.analytics.measures import ratio
 from lib.etl.products import TOTAL
-from lib.warehouse.load import Load, read_warehouse
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_warehouse
 
 
 def sales_days(load: Load, stale: str) -> str:

@@ -9,7 +9,8 @@ from pyspark.sql.window import WindowSpec
 from lib.etl.events import select_events, still_open, unread
 from lib.schemas import CONTRACTS
 from lib.warehouse import scd2
-from lib.warehouse.load import Load, read_realtime
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_realtime
 from lib.warehouse.scd2 import Dimension
 
 _AMOUNT = (

@@ -7,7 +7,8 @@ from pyspark.sql import DataFrame
 from lib.ledger.cuts import own_day
 from lib.schemas import CONTRACTS
 from lib.warehouse import held
-from lib.warehouse.load import Load, read_warehouse
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_warehouse
 from lib.warehouse.scd2 import Dimension
 
 

@@ -5,7 +5,8 @@ from pyspark.sql import functions as F
 
 from lib.warehouse import dedup
 from lib.warehouse.fact import Fact
-from lib.warehouse.load import Load, read_events
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_events
 
 SALES = Fact(
     table="fact_sales",

@@ -5,7 +5,8 @@ from pyspark.sql import functions as F
 
 from lib.etl.events import select_events, unread
 from lib.schemas import CONTRACTS
-from lib.warehouse.load import Load, read_realtime
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_realtime
 from lib.warehouse.scd2 import Dimension
 
 GEOGRAPHY = Dimension(table="dim_geography", key=("country",), type2=())

@@ -9,7 +9,8 @@ from pyspark.sql import functions as F
 from lib.etl.events import select_events, still_open, unread
 from lib.schemas import CONTRACTS
 from lib.warehouse import held, scd2
-from lib.warehouse.load import Load, read_realtime
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_realtime
 from lib.warehouse.scd2 import Dimension
 
 MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked")

@@ -1,12 +1,15 @@
 """Command line of each program of the local stack; `python -m lib.stack.programs NAME` becomes that program."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+
+from psycopg2.extensions import parse_dsn
 
 from lib.settings import ROOT, Settings, required
 from lib.stack import postgres
@@ -133,10 +136,27 @@ def _spark(config: Settings, layer: str) -> list[str]:
     properties = folder / "spark.properties"
     with open(os.open(properties, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{name} {value}\n" for name, value in options.items())
-    os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_HOSTNAME="localhost")
+    os.environ.update(
+        PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_HOSTNAME="localhost", PGPASSFILE=str(_write_passwords(config))
+    )
     submit = ["org.apache.spark.deploy.SparkSubmit", "--properties-file", str(properties)]
     submit += ["--master", f"local[{config.spark_parallelism}]", "--driver-class-path", f"{config.jars_dir}/spark/*"]
     return _launch(*submit, "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "local:/x")
+
+
+def _write_passwords(config: Settings) -> Path:
+    """Write the file in which PostgreSQL's drivers look for passwords (`PGPASSFILE`): of each server, for any database."""
+    path = config.data_dir / "pgpass"
+    lines = []
+    for database in ("realtime", "warehouse"):
+        found = parse_dsn(config.dsn(database))
+        place = [found["host"], found.get("port", "5432"), "*", found["user"], found.get("password", "")]
+        lines.append(":".join(re.sub(r"[\\:]", r"\\\g<0>", part) for part in place))
+    aside = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    aside.replace(path)
+    return path
 
 
 def _launch(*arguments: str) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import parse_dsn
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from lib import database, locks, report, spark
 from lib.jobs import lineage
@@ -23,10 +23,11 @@ from lib.settings import settings
 from lib.warehouse import dedup, held
 
 BATCH_SIZE = 5000
-FETCH_SIZE = 10_000
-ROWS_PER_PARTITION = 50_000
-"""Fewer rows aren't worth a second task, nor a shuffle afterwards."""
+
+
 IDLE_MINUTES = 10
+
+
 STALE_HOURS = 12
 
 
@@ -61,6 +62,30 @@ class Load:
         """The cut that this run reads up to."""
         return self.window.cut
 
+    def table(self, name: str) -> DataFrame:
+        """A table of the warehouse, as committed; of a fact the rows of the batches up to this load's cut.
+
+        It is a table of Spark's catalog `warehouse`: what PostgreSQL can compute of a query on it, PostgreSQL computes.
+
+        Raises
+        ------
+        LookupError
+            When the table has rows by batch, and no job that reads one realtime table writes it.
+        """
+        frame = self.session.table(f"warehouse.public.{name}")
+        if "ingest_batch_id" not in frame.columns:
+            return frame
+        return frame.where(F.col("ingest_batch_id") <= self.cut.batches[self._source(f"warehouse.{name}")])
+
+    def _source(self, table: str) -> str:
+        """The realtime table that the job reads which writes a fact."""
+        folder = settings().notebooks_dir
+        reads = [each for job in lineage.writers(folder, [table]) for each in lineage.declared(folder, job)["reads"]]
+        sources = [name.partition(".")[2] for name in reads if name.startswith("realtime.")]
+        if len(sources) != 1:
+            raise LookupError(f"{table} has rows by batch, and no job that reads one realtime table writes it")
+        return str(sources[0])
+
     def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
         """Write a frame into an unlogged staging table, whose name is returned.
 
@@ -76,7 +101,7 @@ class Load:
             sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
         )
         table = self.stage_query(name, empty)
-        options = jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
+        options = spark.jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
         with self._waiting_for("spark"):
             frame.write.format("jdbc").options(**options).mode("append").save()
         self.execute(sql.SQL("analyze staging.{}").format(sql.Identifier(table)))
@@ -253,69 +278,3 @@ def _drop(tables: list[str]) -> None:
     with closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
         for table in tables:
             cursor.execute(sql.SQL("drop table if exists staging.{}").format(sql.Identifier(table)))
-
-
-# --- into Spark
-
-
-def jdbc(name: str) -> dict[str, str]:
-    """Options of Spark's JDBC source and sink for a database; texts are sent untyped, so that PostgreSQL casts them."""
-    dsn = parse_dsn(settings().dsn(name))
-    url = f"jdbc:postgresql://{dsn['host']}:{dsn.get('port', '5432')}/{dsn['dbname']}"
-    options = "reWriteBatchedInserts=true&stringtype=unspecified&ApplicationName=globalmart"
-    return {
-        "url": f"{url}?{options}",
-        "user": dsn["user"],
-        "password": dsn["password"],
-        "driver": "org.postgresql.Driver",
-        "fetchsize": str(FETCH_SIZE),
-    }
-
-
-def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, beside: str = "") -> DataFrame:
-    """The rows of a realtime table whose batch is in `(after, upto]`, many of them in parallel by ranges of batches.
-
-    `columns` is a list for PostgreSQL's SELECT, `beside` a function of each row for its FROM; `ingest_batch_id` comes with
-    the columns.
-    """
-    after, upto = batches
-    query = (
-        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (held.source(load, table), beside)))}"
-        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
-    )
-    options = jdbc("realtime") | {"dbtable": query}
-    partitions = min(settings().spark_parallelism, upto - after, 1 + _ledger_rows(table, batches) // ROWS_PER_PARTITION)
-    if partitions <= 1:
-        return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
-    bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
-    options |= bounds | {"numPartitions": str(partitions)}
-    return load.session.read.format("jdbc").options(**options).load()
-
-
-def _ledger_rows(table: str, batches: tuple[int, int]) -> int:
-    query = (
-        "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
-        " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
-    )
-    with closing(database.connect("realtime")) as connection:
-        return int(database.frame(connection, query, [table, *batches]).iloc[0, 0])
-
-
-def _in_one_piece(frame: DataFrame) -> DataFrame:
-    """A frame of one partition, which Spark then knows: windows and joins of such frames take no shuffle."""
-    return frame.coalesce(1)
-
-
-def read_realtime(load: Load, query: str) -> DataFrame:
-    """The rows of a query on the realtime database."""
-    return _read_query(load, "realtime", query)
-
-
-def read_warehouse(load: Load, query: str) -> DataFrame:
-    """The rows of a query on the warehouse, as last committed."""
-    return _read_query(load, "warehouse", query)
-
-
-def _read_query(load: Load, name: str, query: str) -> DataFrame:
-    options = jdbc(name) | {"dbtable": f"({query}) as rows"}
-    return _in_one_piece(load.session.read.format("jdbc").options(**options).load())

@@ -24,8 +24,8 @@ from lib.ledger import receipt, totals
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings, overridden
+from lib.spark import jdbc
 from lib.warehouse import culprits, held, quality
-from lib.warehouse import load as loading
 from lib.warehouse.load import Load
 from tests.fuzz.identifiers import harvest
 from tests.fuzz.values import NAMES
@@ -49,7 +49,7 @@ class Asked:
     """Stands for a Spark session that reads by JDBC: PostgreSQL is asked at once, and what it answers is forgotten."""
 
     def __init__(self, realtime: Connection, loaded: Connection) -> None:
-        self.databases = {loading.jdbc("realtime")["url"]: realtime, loading.jdbc("warehouse")["url"]: loaded}
+        self.databases = {jdbc("realtime")["url"]: realtime, jdbc("warehouse")["url"]: loaded}
 
     def __getattr__(self, name: str) -> Any:
         return self if name == "read" else lambda *arguments, **options: self

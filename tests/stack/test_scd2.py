@@ -24,7 +24,8 @@ from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
 from lib.warehouse import scd2
-from lib.warehouse.load import Load, read_warehouse
+from lib.warehouse.load import Load
+from lib.warehouse.read import read_warehouse
 from lib.warehouse.scd2 import Applied, Dimension
 
 COLOURS = Dimension(table="test_colours", key=("name",), type2=("colour", "size"), type1=("total",))

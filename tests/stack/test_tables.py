@@ -1,0 +1,79 @@
+"""Both databases as Spark's catalogs: by name, across both, reading only, and as of a load's cut."""
+
+import os
+import stat
+from collections.abc import Iterator
+
+import pytest
+import stored
+from line import Line
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from lib import spark
+from lib.schemas import CONTRACTS
+from lib.settings import Settings
+from lib.warehouse import begin
+
+
+@pytest.fixture(scope="module")
+def batch(stack: Settings) -> Iterator[SparkSession]:
+    """A session on the batch layer's server."""
+    session = spark.batch()
+    yield session
+    spark.close(session)
+
+
+def test_tables_of_both_databases_have_names_and_can_be_joined(batch: SparkSession) -> None:
+    both = (
+        "select h.source_table from realtime.ops.ingest_heads h join warehouse.public.dim_customers c"
+        " on c.customer_id = -1 and c.user_id = '' order by 1"
+    )
+    assert [row.source_table for row in batch.sql(both).collect()] == sorted(CONTRACTS)
+    shown = {row.tableName for row in batch.sql("show tables in warehouse.public").collect()}
+    assert {"fact_sales", "dim_customers"} <= shown
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into warehouse.public.dim_geography (country) values ('Chad')",
+        "create table warehouse.public.mine (a int)",
+        "drop table warehouse.public.product_performance",
+        "alter table realtime.public.transactions add column mine int",
+        "truncate table realtime.public.cart_events",
+    ],
+)
+def test_nobody_writes_through_a_catalog(batch: SparkSession, statement: str) -> None:
+    with pytest.raises(PySparkException):
+        batch.sql(statement).collect()
+    assert batch.table("warehouse.public.product_performance").limit(0).collect() == []
+    assert "mine" not in batch.table("realtime.public.transactions").columns
+
+
+def test_no_setting_of_a_session_tells_a_password(stack: Settings, batch: SparkSession) -> None:
+    told = "\n".join(f"{row.key} {row.value}" for row in batch.sql("set").collect())
+    assert "spark.sql.catalog.warehouse.url" in told
+    for secret in (stack.realtime_password, stack.warehouse_password, stack.admin_password):
+        assert secret.get_secret_value() not in told
+    assert stat.S_IMODE(os.stat(stack.data_dir / "pgpass").st_mode) == 0o600
+
+
+def test_a_load_sees_a_fact_as_of_its_cut(line: Line) -> None:
+    with stored.connected(line.config, "warehouse") as connection:
+        cuts = stored.rows(connection, "select cut_id, transactions from ops.cuts order by cut_id")
+        rows = {
+            cut["cut_id"]: stored.scalar(
+                connection, f"select count(*) from fact_sales where ingest_batch_id <= {cut['transactions']}"
+            )
+            for cut in (cuts[0], cuts[-1])
+        }
+        dates = stored.scalar(connection, "select count(*) from dim_date")
+    assert len(set(rows.values())) == 2
+    for cut, expected in rows.items():
+        load = begin("analytics/product_performance", cut=cut, run_date="")
+        try:
+            assert load.table("fact_sales").count() == expected
+            assert load.table("dim_date").count() == dates
+        finally:
+            load.abandon()
