@@ -3,12 +3,14 @@
 import os
 import stat
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 import stored
 from line import Line
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lib import spark
 from lib.schemas import CONTRACTS
@@ -77,3 +79,23 @@ def test_a_load_sees_a_fact_as_of_its_cut(line: Line) -> None:
             assert load.table("dim_date").count() == dates
         finally:
             load.abandon()
+
+
+@pytest.mark.parametrize("amount", [10**18, 10**20 + 1, 10**30])
+def test_a_sum_of_money_is_exact_or_refused_and_never_wrong(
+    batch: SparkSession, warehouse: stored.Connection, amount: int
+) -> None:
+    with warehouse, warehouse.cursor() as cursor:
+        cursor.execute(
+            "drop table if exists public.test_sums; create table public.test_sums (amount numeric(38, 2));"
+            " grant select on public.test_sums to globalmart_etl;"
+            f" insert into public.test_sums values ({amount}), (0.01)"
+        )
+    frame = batch.table("warehouse.public.test_sums").agg(F.sum("amount").cast("decimal(38, 2)").alias("total"))
+    if amount > 10**20:
+        with pytest.raises(PySparkException):
+            frame.collect()
+    else:
+        assert frame.collect() == [(Decimal(amount) + Decimal("0.01"),)]
+    with warehouse, warehouse.cursor() as cursor:
+        cursor.execute("drop table public.test_sums")
