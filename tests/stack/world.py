@@ -92,8 +92,13 @@ class World:
                 eventually(lambda: run.done() or session.streams.active)
                 yield run
             finally:
-                for query in session.streams.active:
-                    query.stop()
+                # a run that is between two queries has none at the moment
+                eventually(lambda: self._stop_queries(session) or run.done())
+
+    @staticmethod
+    def _stop_queries(session: SparkSession) -> None:
+        for query in session.streams.active:
+            query.stop()
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """The rows of a query, as the owner of the schema."""
