@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -13,9 +14,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lib import spark
+from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
-from lib.warehouse import begin
+from lib.warehouse.load import Load
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +63,17 @@ def test_no_setting_of_a_session_tells_a_password(stack: Settings, batch: SparkS
     assert stat.S_IMODE(os.stat(stack.data_dir / "pgpass").st_mode) == 0o600
 
 
-def test_a_load_sees_a_fact_as_of_its_cut(line: Line) -> None:
-    with stored.connected(line.config, "warehouse") as connection:
-        cuts = stored.rows(connection, "select cut_id from ops.cuts where superseded_by is null order by cut_id")
-        seen = []
-        for cut in (cuts[0]["cut_id"], cuts[-1]["cut_id"]):
-            load = begin("analytics/product_performance", cut=cut)
-            try:
-                upto = load.cut.batches["transactions"]
-                expected = stored.scalar(connection, f"select count(*) from fact_sales where ingest_batch_id <= {upto}")
-                seen.append(load.table("fact_sales").count())
-                assert seen[-1] == expected
-                dates = stored.scalar(connection, "select count(*) from dim_date")
-                assert load.table("dim_date").count() == dates
-            finally:
-                load.abandon()
-    assert 0 < seen[0] < seen[1]
+def test_a_load_sees_a_fact_as_of_its_cut(line: Line, batch: SparkSession, warehouse: stored.Connection) -> None:
+    found = stored.rows(warehouse, "select distinct ingest_batch_id as number from fact_sales order by 1")
+    upto = found[len(found) // 2]["number"]
+    cut = Cut(0, date(2026, 1, 1), dict.fromkeys(CONTRACTS, upto))
+    load = Load("test/tables", batch, warehouse, Window(None, cut, (cut,)), publish=False)
+    rows = stored.scalar(warehouse, f"select count(*) from fact_sales where ingest_batch_id <= {upto}")
+    assert 0 < rows < stored.scalar(warehouse, "select count(*) from fact_sales")
+    assert load.table("fact_sales").count() == rows
+    assert load.table("dim_date").count() == stored.scalar(warehouse, "select count(*) from dim_date")
+    with pytest.raises(LookupError, match="warehouse.fact_nothing"):
+        load._source("warehouse.fact_nothing")
 
 
 @pytest.mark.parametrize("amount", [10**18, 10**20 + 1, 10**30])
