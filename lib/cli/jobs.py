@@ -25,12 +25,12 @@ from lib.cli.terminal import (
     not_set_up,
     notebooks_folder,
     output,
-    reason,
     refuse,
     unreachable,
 )
 from lib.jobs import cells, conventions, discovery, parameters
 from lib.jobs.discovery import Job, JobError
+from lib.plain import one_line
 from lib.runs import registry
 from lib.settings import settings
 
@@ -203,7 +203,7 @@ def last_runs() -> dict[str, registry.Row]:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
     except psycopg2.OperationalError as error:
-        errors.print(f"{unreachable()} ({reason(error)})", style="yellow", soft_wrap=True)
+        errors.print(f"{unreachable()} ({one_line(str(error))})", style="yellow", soft_wrap=True)
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
         errors.print(not_set_up(error), style="yellow", soft_wrap=True)
     return {}

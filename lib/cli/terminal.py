@@ -14,6 +14,7 @@ from rich.console import Console
 from lib import locks
 from lib.jobs import discovery
 from lib.jobs.discovery import Job, JobError
+from lib.plain import one_line
 from lib.settings import SettingsError, settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -58,16 +59,11 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
         raise typer.Exit(FAILED) from None
     except psycopg2.OperationalError as error:
         complain(unreachable(database))
-        errors.print(reason(error), style="dim", soft_wrap=True)
+        errors.print(one_line(str(error)), style="dim", soft_wrap=True)
         raise typer.Exit(FAILED) from None
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
         complain(not_set_up(error, database))
         raise typer.Exit(FAILED) from None
-
-
-def reason(error: psycopg2.Error) -> str:
-    """What the database said, in one line."""
-    return " ".join(str(error).split())
 
 
 def not_set_up(error: psycopg2.Error, database: str = "warehouse") -> str:

@@ -18,10 +18,8 @@ _AMOUNT = (
     " from jsonb_array_elements(products) as line (value))"
 )
 
-
 CUSTOMER_DAY = ("user_id", "booked", "first_date", "transactions", "spent", "first_order", "last_order")
 """The columns of `read_customer_days`."""
-
 
 CUSTOMERS = Dimension(
     table="dim_customers",
@@ -39,7 +37,6 @@ CUSTOMERS = Dimension(
 
 MEDIUM_VALUE, HIGH_VALUE = 300, 1000
 """Total spend from which a customer with more than one transaction is of medium and of high value."""
-
 
 SEGMENTS = ("High Value", "Medium Value", "Low Value", "New")
 """Every segment, best first."""

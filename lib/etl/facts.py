@@ -15,14 +15,12 @@ SALES = Fact(
     time="transaction_timestamp",
 )
 
-
 PRODUCT_VIEWS = Fact(
     table="fact_product_views",
     source="product_view_events",
     columns=("event_timestamp", "event_type", "session_id", "view_duration"),
     time="event_timestamp",
 )
-
 
 CART_EVENTS = Fact(
     table="fact_cart_events",
@@ -31,13 +29,10 @@ CART_EVENTS = Fact(
     time="event_timestamp",
 )
 
-
 _BESIDE = {"transactions": "jsonb_array_elements(transactions.products) with ordinality as line (value, number)"}
 """What is read beside a realtime table, from each of its rows."""
 
-
 FACTS = (SALES, PRODUCT_VIEWS, CART_EVENTS)
-
 
 _COMMON = ("event_id", "user_id", "product_id", "country")
 

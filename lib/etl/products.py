@@ -16,7 +16,6 @@ from lib.warehouse.scd2 import Dimension
 MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked")
 """The columns of `read_mentions`."""
 
-
 TOTAL = "All"
 """What the total of all categories is called, so that no category may be."""
 

@@ -29,7 +29,6 @@ MESSAGES = pa.schema(
 )
 """The columns of a batch."""
 
-
 KEPT = 1 << 20
 """Bytes of a dead letter that is larger than a message may be; all others are kept as they came."""
 

@@ -194,7 +194,7 @@ class _Watch:
     def _index(self, cell_index: int) -> int:
         return cell_index - (self.injected is not None and cell_index >= self.injected)
 
-    def cell_end(self, *, cell: NotebookNode, cell_index: int, **_: Any) -> None:
+    def cell_end(self, *, cell_index: int, **_: Any) -> None:
         if self.in_cell and self.sections[self._index(cell_index)] == self.written_by:
             self.has_written = True
         self.in_cell = False

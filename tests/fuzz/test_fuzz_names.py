@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import date
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import psycopg2
@@ -14,9 +16,9 @@ import pytest
 import stored
 from psycopg2.extensions import connection as Connection
 
-from lib import database, migrate
+from lib import database, etl, migrate
 from lib.cli import status
-from lib.etl import customers, facts, geography, products
+from lib.etl import facts
 from lib.ingest import dead_letters
 from lib.ingest.evolution import MOST
 from lib.ingest.sink import MESSAGES, Writer, write_batch
@@ -191,7 +193,14 @@ def _windows(realtime: Connection) -> list[Window]:
 
 def _ask(realtime: Connection, load: Load) -> None:
     """Every query of the ETL on the realtime database."""
-    readers = [geography.read_countries, customers.read_customer_days, products.read_mentions]
+    models = [import_module(f"lib.etl.{found.name}") for found in iter_modules(etl.__path__)]
+    readers = [
+        reader
+        for model in models
+        for name, reader in vars(model).items()
+        if name.startswith("read_") and reader.__module__ == model.__name__
+    ]
+    assert {"read_countries", "read_customer_days", "read_mentions"} <= {reader.__name__ for reader in readers}
     for reader in readers:
         match sorted(inspect.signature(reader).parameters):
             case ["load"]:

@@ -70,6 +70,15 @@ def execute(run: Run, stop: threading.Event | None = None) -> Run:
     return run
 
 
+def execute_until_at_work(run: Run, fifo: Path) -> None:
+    """Execute a run, and stop it as soon as its notebook says through the pipe that it is at work."""
+    stop = threading.Event()
+    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
+    waiting.start()
+    execute(run, stop)
+    waiting.join()
+
+
 def process_of(run_id: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -186,11 +195,7 @@ def test_a_kernel_that_does_not_let_itself_be_interrupted_is_killed_with_its_pro
 def test_a_saver_that_is_stopped_goes_on_to_its_receipt(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "STOP_SECONDS", 300)
     run = a_run(SAVER.format(fifo=str(fifo)))
-    stop = threading.Event()
-    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
-    waiting.start()
-    execute(run, stop)
-    waiting.join()
+    execute_until_at_work(run, fifo)
     assert (run.status, run.error) == ("done", None)
     outputs = [cell["outputs"] for cell in json.loads(run.notebook.read_text())["cells"] if cell.get("outputs")]
     assert outputs[0][0]["text"] == ["stopping\n"]
@@ -203,11 +208,7 @@ def test_a_saver_that_has_written_is_not_interrupted_on_its_way_to_the_receipt(
     monkeypatch.setattr(runs, "STOP_SECONDS", 300)
     code = f"from pathlib import Path\nimport time\nPath({str(fifo)!r}).write_text('')\ntime.sleep(3)"
     run = a_run(code, schedule="stream", at=section)
-    stop = threading.Event()
-    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
-    waiting.start()
-    execute(run, stop)
-    waiting.join()
+    execute_until_at_work(run, fifo)
     assert (run.status, run.error) == ("done", None)
 
 
@@ -215,11 +216,7 @@ def test_a_saver_that_is_stopped_before_it_reads_is_killed(fifo: Path) -> None:
     run = a_run(
         SAVER.format(fifo=str(fifo)).replace("except KeyboardInterrupt", "finally"), schedule="stream", at="Read"
     )
-    stop = threading.Event()
-    waiting = threading.Thread(target=lambda: (fifo.read_text(), stop.set()))
-    waiting.start()
-    execute(run, stop)
-    waiting.join()
+    execute_until_at_work(run, fifo)
     assert (run.status, run.error) == ("killed", "stopped")
 
 
