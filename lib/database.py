@@ -1,6 +1,6 @@
 """Connections to the two PostgreSQL databases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,9 @@ def connect(database: str) -> Connection:
     return servers.connect(settings().address(database))
 
 
-def frame(connection: Connection, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> pd.DataFrame:
+def frame(
+    connection: Connection, query: str | sql.Composable, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> pd.DataFrame:
     """The rows of a query, for tables and charts."""
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)

@@ -121,6 +121,9 @@ CART_EVENTS = Contract(
 CONTRACTS = {contract.table: contract for contract in (TRANSACTIONS, PRODUCT_VIEW_EVENTS, CART_EVENTS)}
 """Each contract by its table."""
 
+ORDER_LINES = "order_lines"
+"""The view of the realtime database with a row for each line of the orders in `transactions`, numbered from 1."""
+
 
 def describe(contract: Contract) -> pd.DataFrame:
     """The fields of a contract, one row each, for people."""

@@ -30,14 +30,6 @@ PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
 """What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
 
 READS_ONLY = "options=-c%20default_transaction_read_only=on"
-
-FETCH_SIZE = 10_000
-"""Rows that PostgreSQL sends at a time."""
-
-PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
-"""What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
-
-READS_ONLY = "options=-c%20default_transaction_read_only=on"
 """A property of a connection that can't write."""
 
 

@@ -1,30 +1,46 @@
 """What several analytics jobs share: ratios, quintiles, and the days that have to be computed again."""
 
+from datetime import date
+from functools import cache
+from typing import Any
+
+import aiosql
 from pyspark.sql import Column, Window
 from pyspark.sql import functions as F
 
+from lib.settings import ROOT
 from lib.warehouse.load import Load
 
+SOURCES = {"fact_sales": "transactions", "fact_product_views": "product_view_events"}
+"""The realtime table that each fact is loaded from."""
 
-def stale_days(load: Load, *sources: str) -> str:
-    """The SQL condition on `date_id` and `product_id_pk` of a fact that finds what has to be computed again.
 
-    That is the days with facts of these realtime tables above the job's watermark, and the days of a product whose first
-    version has changed in place.
+def on_stale_days(load: Load, *facts: str) -> Column:
+    """The condition on `date_id` of a fact that finds what has to be computed again, whole days.
+
+    That is the days with rows of these facts above the job's watermark, and the days of products whose first version has
+    changed in place since; for a first load all days.
     """
     since = load.window.since
     if since is None:
-        return "true"
-    facts = {"transactions": "fact_sales", "product_view_events": "fact_product_views"}
-    new = " union ".join(
-        f"select date_id from {facts[source]} where ingest_batch_id > {since.batches[source]}" for source in sources
-    )
-    changed = (
-        "select product_id_pk from dim_products"
-        f" where changed_by_cut > {since.cut_id} and first_booked_date >= '{since.run_date}'"
-    )
-    days, products = (", ".join(map(str, load.query(query).iloc[:, 0])) or "null" for query in (new, changed))
-    return f"(date_id in ({days}) or product_id_pk in ({products}))"
+        return F.lit(True)
+    days: set[int] = set()
+    for fact in facts:
+        query = getattr(_queries(), fact).sql
+        after = since.batches[SOURCES[fact]]
+        found = load.query(query, after=after, cut_id=since.cut_id, run_date=since.run_date)
+        days |= set(found["date_id"])
+    return F.col("date_id").isin(sorted(map(int, days)))
+
+
+@cache
+def _queries() -> Any:
+    return aiosql.from_path(ROOT / "sql" / "warehouse" / "queries" / "stale_days.sql", "psycopg2")
+
+
+def date_id(day: date) -> int:
+    """The key of a day in `dim_date`: its digits, yyyymmdd."""
+    return day.year * 10_000 + day.month * 100 + day.day
 
 
 def ratio(numerator: str, denominator: str) -> Column:
@@ -33,7 +49,10 @@ def ratio(numerator: str, denominator: str) -> Column:
 
 
 def quintile(worst_first: Column, value: str) -> Column:
-    """The quintile, 1 to 5, of a value's mid-rank over all rows; `worst_first` is the order, `value` finds the ties."""
+    """The quintile, 1 to 5, of a value's mid-rank over all rows, in whole numbers: (5·(2·(rank − 1) + ties) + 2n − 1) ÷ 2n.
+
+    `worst_first` is the order, `value` finds the ties. Equal values get the same quintile.
+    """
     rank = F.rank().over(Window.orderBy(worst_first)).cast("long")
     ties = F.count("*").over(Window.partitionBy(value))
     n = F.count("*").over(Window.partitionBy())

@@ -1,109 +1,31 @@
-"""Sales trends: revenue and orders by week, month and quarter, and their growth."""
+"""Periods of sales: which days belong to a week, month or quarter, and how revenue grows from one to the next."""
 
 from datetime import date
 
+from psycopg2 import sql
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.analytics.measures import ratio
-from lib.etl.products import TOTAL
 from lib.warehouse.load import Load
-from lib.warehouse.read import read_warehouse
 
-
-def sales_days(load: Load, stale: str) -> str:
-    """The query for sales of the days that meet the condition of `stale_days`, whole days each.
-
-    Grain: one row per day and category, and the total `All`; an order counts once in each of them.
-    """
-    days = "true" if stale == "true" else f"date_id in (select date_id from fact_sales where {stale})"
-    lines = (
-        "select date_id, category, transaction_id, quantity, total_amount from fact_sales"
-        f" join dim_products using (product_id_pk) where ingest_batch_id <= {load.cut.batches['transactions']} and {days}"
-    )
-    return (
-        f"select date, coalesce(category, '{TOTAL}') as category, count(distinct transaction_id) as orders,"
-        f" sum(quantity)::numeric(38) as quantity, sum(total_amount)::numeric(38, 2) as revenue from ({lines}) as lines"
-        " join dim_date using (date_id) group by grouping sets ((date, category), (date))"
-    )
-
-
-def read_sales_days(load: Load, staged: str) -> DataFrame:
-    """Sales of all days: those that are staged, and of other days what is kept of them."""
-    columns = "date, category, orders, quantity, revenue"
-    return read_warehouse(
-        load,
-        f'select {columns} from staging."{staged}" union all select {columns} from ops.sales_days'
-        f' where date not in (select date from staging."{staged}")',
-    )
+SALES_DAY = ("date", "category", "orders", "quantity", "revenue")
+"""The columns of `ops.sales_days`: sales of a day and category, and of the day in total."""
 
 
 def keep_sales_days(load: Load, staged: str) -> None:
-    """Keep the staged days for the next loads."""
-    load.execute(f'delete from ops.sales_days where date in (select date from staging."{staged}")')
+    """Keep the staged days for the next loads, in the place of what was kept of them."""
+    table = sql.Identifier("staging", staged)
+    days = sql.SQL("select date from {}").format(table)
+    load.execute(sql.SQL("delete from ops.sales_days where date in ({})").format(days))
     load.insert_new("ops.sales_days", staged, ["date", "category"])
 
 
-def sales_trends(days: DataFrame, run_date: date) -> DataFrame:
-    """Sales per period. Grain: one row per ISO week, month or quarter, and category with a sale, and the total `All`.
+def by_period(days: DataFrame, run_date: date) -> DataFrame:
+    """Each row three times, for its ISO week, month and quarter.
 
-    An order counts once per category. `growth_rate` is the change of revenue against the previous calendar period, a
-    fraction; for the period that contains `run_date` its completed days are compared with as many first days of the
-    previous one. NULL where the previous one is absent, 0, or begins before the first day with a sale.
-
-    Parameters
-    ----------
-    days
-        `date`, `category`, `orders`, `quantity`, `revenue` of each day and category with a sale, the total `All` included.
-    """
-    first_sale = F.min("first_sale").over(Window.partitionBy())
-    period = ["period_type", "start", "category"]
-    sums = (
-        _by_period(days, run_date)
-        .groupBy(*period, "previous", "end")
-        .agg(
-            F.sum("orders").alias("total_sales"),
-            F.sum("revenue").cast("decimal(38,2)").alias("total_revenue"),
-            F.sum("quantity").alias("total_quantity"),
-            F.sum(F.when(F.col("date") < F.lit(run_date), F.col("revenue"))).alias("completed_revenue"),
-            F.sum(F.when(F.col("is_compared"), F.col("revenue"))).alias("compared"),
-            F.min("date").alias("first_sale"),
-        )
-    )
-    running = (F.col("start") <= F.lit(run_date)) & (F.lit(run_date) < F.col("end"))
-    completed = F.date_diff(F.lit(run_date), F.col("start"))
-    before = Window.partitionBy("period_type", "category").orderBy("start")
-    follows = F.lag("start").over(before) == F.col("previous")
-    grown = (
-        sums.withColumn("first_sale", first_sale)
-        .withColumn("is_running", running)
-        .withColumn("revenue_before", F.when(follows, F.coalesce(F.lag("compared").over(before), F.lit(0))))
-        .withColumn(
-            "revenue_now", F.when(running, F.coalesce("completed_revenue", F.lit(0))).otherwise(F.col("total_revenue"))
-        )
-    )
-    is_comparable = (F.col("previous") >= F.col("first_sale")) & (F.col("revenue_before") != 0)
-    has_days = ~F.col("is_running") | (completed > 0)
-    growth = (F.col("revenue_now") - F.col("revenue_before")).cast("double") / F.col("revenue_before").cast("double")
-    return grown.select(
-        "period_type",
-        _label().alias("period_value"),
-        "category",
-        "total_sales",
-        "total_revenue",
-        ratio("total_revenue", "total_sales").alias("avg_order_value"),
-        "total_quantity",
-        F.when(is_comparable & has_days, growth).alias("growth_rate"),
-        "is_running",
-        F.least(F.date_sub("end", 1), F.lit(run_date)).alias("analysis_date"),
-    )
-
-
-def _by_period(days: DataFrame, run_date: date) -> DataFrame:
-    """Each row three times: with the start and end (exclusive) of its week, month and quarter, and the previous start.
-
-    `is_compared` says whether the day counts when the next period is compared with this one: always, or among as many
-    first days as the next one has completed when that contains `run_date`.
+    `period_type`, the period's `start`, `end` (exclusive) and the start of the one before (`previous`); `is_completed` says
+    whether the day lies before the run date, `is_compared` whether it counts when the next period is compared with this
+    one: always, or among as many first days as the next one has completed when that contains `run_date`.
     """
     kinds = {"weekly": ("week", 7), "monthly": ("month", 1), "quarterly": ("quarter", 3)}
     periods = []
@@ -120,12 +42,48 @@ def _by_period(days: DataFrame, run_date: date) -> DataFrame:
                 end.alias("end"),
                 add(start, -length).alias("previous"),
                 (~next_is_running | is_among).alias("is_compared"),
+                (F.col("date") < F.lit(run_date)).alias("is_completed"),
             )
         )
     return days.select("*", F.inline(F.array(*periods)))
 
 
-def _label() -> Column:
+def growth(periods: DataFrame, run_date: date) -> DataFrame:
+    """The periods with their `growth_rate` and whether each `is_running`, that is, contains `run_date`.
+
+    The growth rate is the change of revenue against the previous calendar period, a fraction; for the period that is
+    running its completed days are compared with as many first days of the previous one. NULL where the previous one is
+    absent, 0, or begins before the first day with a sale.
+
+    Parameters
+    ----------
+    periods
+        One row per period and category: `period_type`, `start`, `end`, `previous`, `category`, `total_revenue`, the revenue
+        of its completed days (`completed_revenue`) and of those that the next one is compared with (`compared_revenue`),
+        and its first day with a sale (`first_sale`).
+    """
+    before = Window.partitionBy("period_type", "category").orderBy("start")
+    first_sale = F.min("first_sale").over(Window.partitionBy())
+    is_running = (F.col("start") <= F.lit(run_date)) & (F.lit(run_date) < F.col("end"))
+    follows = F.lag("start").over(before) == F.col("previous")
+    revenue_before = F.when(follows, F.coalesce(F.lag("compared_revenue").over(before), F.lit(0)))
+    revenue_now = F.when(is_running, F.coalesce("completed_revenue", F.lit(0))).otherwise(F.col("total_revenue"))
+    grown = periods.select(
+        "*",
+        is_running.alias("is_running"),
+        (F.col("previous") >= first_sale).alias("is_whole"),
+        revenue_before.alias("revenue_before"),
+        revenue_now.alias("revenue_now"),
+    )
+    has_days = ~F.col("is_running") | (F.date_diff(F.lit(run_date), "start") > 0)
+    is_comparable = F.col("is_whole") & (F.col("revenue_before") != 0) & has_days
+    change = (F.col("revenue_now") - F.col("revenue_before")).cast("double") / F.col("revenue_before").cast("double")
+    return grown.withColumn("growth_rate", F.when(is_comparable, change)).drop(
+        "is_whole", "revenue_before", "revenue_now"
+    )
+
+
+def label() -> Column:
     """The period's name: `2026-W47` (ISO), `2026-11` or `2026-Q4`."""
     start = F.col("start")
     # the ISO year of a week is that of its Thursday

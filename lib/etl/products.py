@@ -6,15 +6,12 @@ from psycopg2 import sql
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lib.etl.events import select_events, still_open, unread
-from lib.schemas import CONTRACTS
-from lib.warehouse import held, scd2
+from lib.warehouse import scd2
 from lib.warehouse.load import Load
-from lib.warehouse.read import read_realtime
 from lib.warehouse.scd2 import Dimension
 
 MENTION = ("product_id", "category", "time", "id", "line", "first_date", "booked")
-"""The columns of `read_mentions`."""
+"""What is known of a product in an event or order line: its place in the order of votes is (time, id, line)."""
 
 TOTAL = "All"
 """What the total of all categories is called, so that no category may be."""
@@ -32,7 +29,7 @@ def product_versions(mentions: DataFrame, settled_before: date, run_date: date) 
     Parameters
     ----------
     mentions
-        One row per event or order line that counts (`read_mentions`): `product_id`, `category`, `time`, `id`,
+        One row per event or order line that counts (`first_and_last`): `product_id`, `category`, `time`, `id`,
         `line`, `first_date`, `booked`; beside it the current version, if there is one (`known_…`).
     """
     of_product = Window.partitionBy("product_id")
@@ -81,19 +78,31 @@ def has_votes(load: Load) -> bool:
     return bool(load.query("select exists (select from ops.product_votes)").iloc[0, 0])
 
 
-def votes_query(load: Load, staged: str) -> str:
-    """The query for the staged mentions, and for the votes of days that weren't settled before this load.
+def with_kept_votes(load: Load, staged: str) -> DataFrame:
+    """The staged mentions, and the votes that are kept of days that weren't settled before this load.
 
-    When the open day ends, these are the votes of every product: its category is due.
+    When the open day ends, these are the votes of every product: its category is due. Else those of the staged products.
     """
-    kept = f"booked >= '{load.window.settled_before}'"
-    if load.cut.run_date == load.window.settled_before:
-        kept += f' and product_id in (select product_id from staging."{staged}")'
-    columns = "product_id, category, time, id, line"
-    return (
-        f'select {columns}, first_date, booked from staging."{staged}"'
-        f" union all select {columns}, booked, booked from ops.product_votes where {kept}"
+    mentions = load.staged(staged).select(*MENTION).coalesce(1)
+    votes = load.session.table("warehouse.ops.product_votes").where(
+        F.col("booked") >= F.lit(load.window.settled_before)
     )
+    kept = votes.withColumn("first_date", F.col("booked")).select(*MENTION).coalesce(1)
+    if not load.window.ends_a_day:
+        kept = kept.join(mentions.select("product_id").distinct(), "product_id", "left_semi").select(*MENTION)
+    return mentions.union(kept)
+
+
+_ONLY_FIRST_AND_LAST = """
+delete from ops.product_votes as v
+where exists (
+    select from ops.product_votes as o
+    where (o.product_id, o.booked) = (v.product_id, v.booked) and (o.time, o.id, o.line) < (v.time, v.id, v.line)
+) and exists (
+    select from ops.product_votes as o
+    where (o.product_id, o.booked) = (v.product_id, v.booked) and (o.time, o.id, o.line) > (v.time, v.id, v.line)
+)
+"""
 
 
 def keep_votes(load: Load, staged: str) -> None:
@@ -107,41 +116,18 @@ def keep_votes(load: Load, staged: str) -> None:
         ).format(sql.Identifier(staged)),
         load.cut.run_date,
     )
-    place = "(v.time, v.id, v.line)"
-    other = "select from ops.product_votes o where (o.product_id, o.booked) = (v.product_id, v.booked)"
-    load.execute(
-        f"delete from ops.product_votes v where exists ({other} and (o.time, o.id, o.line) < {place})"
-        f" and exists ({other} and (o.time, o.id, o.line) > {place})"
-    )
+    load.execute(_ONLY_FIRST_AND_LAST)
 
 
-def read_mentions(load: Load, *, whole_day: bool) -> DataFrame:
-    """Products in new events, or in all of the open day with `whole_day`. Grain: one row per event or order line that counts.
+def first_and_last(mentions: DataFrame) -> DataFrame:
+    """The mentions that count. Grain: one row per event or order line.
 
     Of each product, booked day and kind (whether it votes on the category) the first and the last by (time, id, line):
-    nothing else follows from the others. `product_id`, `category`, `time`, `id` of the event, `line` (0 but for order
-    lines), the own day (`first_date`) and the `booked` day.
+    nothing else follows from the others.
     """
-    condition = still_open if whole_day and load.window.since else unread
-    booked = {table: load.window.booked_day(table, contract.time) for table, contract in CONTRACTS.items()}
-    columns = {
-        table: f"product_id, category, {CONTRACTS[table].time} as time, event_id as id, 0 as line, {day} as booked"
-        for table, day in booked.items()
-    }
-    columns["transactions"] = (
-        "line.value ->> 'product_id' as product_id, line.value ->> 'category' as category, transaction_timestamp as time,"
-        f" transaction_id as id, line.number::integer as line, {booked['transactions']} as booked"
+    is_vote = F.coalesce(F.expr("category <> '' and first_date = booked"), F.lit(False))
+    place, row = F.struct("time", "id", "line"), F.struct(*MENTION)
+    ends = mentions.groupBy("product_id", "booked", is_vote.alias("is_vote")).agg(
+        F.min_by(row, place).alias("first"), F.max_by(row, place).alias("last")
     )
-    lines = (
-        f"{held.source(load, 'transactions')}, jsonb_array_elements(products) with ordinality as line (value, number)"
-    )
-    places = {table: condition(load, table) for table in CONTRACTS}
-    events = select_events(load, columns, places, {"transactions": lines})
-    query = (
-        "select product_id, category, time, id, line, day as first_date, booked from ("
-        "select product_id, category, time, id, line, day, booked, row_number() over same as number,"
-        f" lead(line) over same is null as is_last from ({events}) as events window same as ("
-        "partition by product_id, booked, category <> '' and day = booked order by time, id collate \"C\", line)) as ordered"
-        " where number = 1 or is_last"
-    )
-    return read_realtime(load, query)
+    return ends.select(F.inline(F.array_distinct(F.array("first", "last"))))

@@ -47,6 +47,11 @@ class Window:
         """Days before this one were evaluated by an earlier load: events booked on them aren't read again."""
         return self.since.run_date if self.since else date.min
 
+    @property
+    def ends_a_day(self) -> bool:
+        """Whether this load settles the day that the one before left open."""
+        return self.since is not None and self.cut.run_date > self.since.run_date
+
     def unread(self, table: str) -> tuple[int, int]:
         """The batches `(after, upto]` that no earlier load has read."""
         return (self.since.batches[table] if self.since else 0), self.cut.batches[table]
@@ -60,21 +65,16 @@ class Window:
         """The last batch of the first cut whose run date is that of `since`: it opened the day that isn't settled."""
         return next(cut.batches[table] for cut in self.cuts if cut.run_date >= self.settled_before)
 
-    def booked_day(self, table: str, time: str) -> str:
-        """The SQL expression on a realtime table for the day on which an event is booked: its own UTC day, or the run date
-        of the cut before the one that first covers its batch, if that is later. `time` is its column."""
-        own = own_day(time)
-        uppers = {date.min: 0}
+    def bookings(self, table: str) -> list[tuple[int, date]]:
+        """How the events of a realtime table are booked: for the batches up to each of these, the first day that is still open.
+
+        An event is booked on its own UTC day, or on that first day if it is later: the run date of the cut before the one
+        that first covers the event's batch. The days rise with the batches; the last one holds for all later batches, too.
+        """
+        last: dict[date, int] = {}
         for before, cut in zip([None, *self.cuts], self.cuts, strict=False):
-            uppers[before.run_date if before else date.min] = cut.batches[table]
-        *earlier, last = [(day, own if day == date.min else f"greatest({own}, date '{day}')") for day in sorted(uppers)]
-        cases = "".join(f" when ingest_batch_id <= {uppers[day]} then {booked}" for day, booked in earlier)
-        return f"case{cases} else {last[1]} end" if cases else last[1]
-
-
-def own_day(time: str) -> str:
-    """The SQL expression for the UTC day of an instant."""
-    return f"({time} at time zone 'UTC')::date"
+            last[before.run_date if before else date.min] = cut.batches[table]
+        return [(last[day], day) for day in sorted(last)]
 
 
 def open_cut(run_date: date | None = None) -> Cut:

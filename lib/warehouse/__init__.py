@@ -1,6 +1,6 @@
 """The toolkit of a load; it knows no table by name. Notebooks say `from lib import warehouse`, and `warehouse.begin`."""
 
 from lib.warehouse.load import Load, begin
-from lib.warehouse.read import read_events, read_realtime, read_warehouse
+from lib.warehouse.read import exact_sum
 
-__all__ = ["Load", "begin", "read_events", "read_realtime", "read_warehouse"]
+__all__ = ["Load", "begin", "exact_sum"]

@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import Any
 
 import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from lib import database
@@ -77,7 +78,7 @@ def of_examples(source: str, examples: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(event for event in found if event))
 
 
-_LOST = """
+_LOST = sql.SQL("""
 select id from unnest(%s::text[], %s::integer[]) as event (id, lines)
 where exists (
     select from generate_series(least(lines, 1), lines) as line
@@ -87,16 +88,28 @@ where exists (
             and f.ingest_batch_id > %s and f.ingest_batch_id <= %s
     )
 )
-"""
+""")
+
+_EVENTS = sql.SQL(
+    "select {key}, {column} from {source} where ingest_batch_id > %(after)s and ingest_batch_id <= %(upto)s and {where}"
+    " order by 1"
+)
+
+_NOTHING, _ALL, _LINES = sql.SQL("0"), sql.SQL("true"), sql.SQL("jsonb_array_length(products)")
+
+_IN_LINES = sql.SQL(
+    "exists (select from jsonb_array_elements(products) as line (value)"
+    " where line.value ->> 'product_id' = any(%(keys)s))"
+)
 
 
 def missing(load: Load, fact: str, source: str) -> list[str]:
     """Events of this load's batches that the fact hasn't got from them, or not with all of their lines: the first few."""
     after, upto = load.window.unread(source)
-    lines = "jsonb_array_length(products)" if source == "transactions" else "0"
+    query = _LOST.format(fact=sql.Identifier(fact))
     found: list[str] = []
-    for chunk in _events(load, source, lines):
-        lost = load.query(_LOST.format(fact=fact), *map(list, zip(*chunk, strict=True)), after, upto)
+    for chunk in _events(load, source, _LINES if source == "transactions" else _NOTHING):
+        lost = load.query(query, *map(list, zip(*chunk, strict=True)), after, upto)
         found.extend(lost["id"])
         if len(found) > SHOWN:
             break
@@ -105,27 +118,24 @@ def missing(load: Load, fact: str, source: str) -> list[str]:
 
 def of_keys(load: Load, column: str, keys: Sequence[str]) -> dict[str, list[str]]:
     """The events of this load that name one of these customers, products or countries, by table."""
-    lines = "jsonb_array_elements(products) as line (value)"
-    of_lines = f"exists (select from {lines} where line.value ->> 'product_id' = any(%(keys)s))"
+    in_column = sql.SQL("{} = any(%(keys)s)").format(sql.Identifier(column))
     found = {}
     for table in CONTRACTS:
-        in_lines = (table, column) == ("transactions", "product_id")
-        where = of_lines if in_lines else f"{column} = any(%(keys)s)"
-        if events := [event for event, _ in next(_events(load, table, "0", where, keys=list(keys)), [])]:
+        where = _IN_LINES if (table, column) == ("transactions", "product_id") else in_column
+        if events := [event for event, _ in next(_events(load, table, _NOTHING, where, keys=list(keys)), [])]:
             found[table] = events
     return found
 
 
-def _events(load: Load, table: str, column: str, where: str = "true", **values: Any) -> Iterator[list[tuple[str, Any]]]:
+def _events(
+    load: Load, table: str, column: sql.Composable, where: sql.Composable = _ALL, **values: Any
+) -> Iterator[list[tuple[str, Any]]]:
     """The ids of the load's events that meet an SQL condition, with a column, in chunks."""
     after, upto = load.window.unread(table)
-    source = held.source(load, table).replace("%", "%%")
-    query = (
-        f"select {CONTRACTS[table].key}, {column} from {source}"
-        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto} and {where} order by 1"
-    )
+    key, source = sql.Identifier(CONTRACTS[table].key), held.source(load, table)
+    query = _EVENTS.format(key=key, column=column, source=source, where=where)
     with closing(database.connect("realtime")) as connection, connection.cursor("events_of_load") as cursor:
-        cursor.execute(query, values)
+        cursor.execute(query, {"after": after, "upto": upto, **values})
         while rows := cursor.fetchmany(CHUNK):
             yield rows
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from lib import database
@@ -17,14 +18,14 @@ from lib.ledger.cuts import Window
 from lib.schemas import CONTRACTS
 
 _COLUMNS = """
-select h.source_table, array_agg(quote_ident(a.attname) order by a.attnum)
+select h.source_table, array_agg(a.attname order by a.attnum)::text[]
 from (select distinct source_table from ops.held_events) as h
 join pg_attribute as a
     on a.attrelid = format('public.%I', h.source_table)::regclass and a.attnum > 0 and not a.attisdropped
 group by h.source_table
 """
 
-_SUMS = """
+_SUMS = sql.SQL("""
 select
     (
         select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches
@@ -40,7 +41,19 @@ from (
     join {table} as stored on stored.{key} = held.event_id
     where held.source_table = %(table)s
 ) as events
-"""
+""")
+
+_WITHOUT_HELD = sql.SQL("""
+(
+    select {plain} from {table} as stored
+    where not exists (
+        select from ops.held_events as held where held.source_table = {name} and held.event_id = stored.{key}
+    )
+    union all
+    select {moved} from ops.held_events as held join {table} as stored on stored.{key} = held.event_id
+    where held.source_table = {name} and {batch} is not null
+) as {table}
+""")
 
 
 class Reader(Protocol):
@@ -70,37 +83,39 @@ class Sums:
 
 
 def columns() -> dict[str, list[str]]:
-    """The realtime tables of which an event was ever held, each with its columns, quoted for SQL."""
+    """The realtime tables of which an event was ever held, each with its columns."""
     with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
         cursor.execute(_COLUMNS)
         return dict(cursor.fetchall())
 
 
-def source(load: Reader, table: str) -> str:
+def source(load: Reader, table: str) -> sql.Composable:
     """A realtime table for a load, as an item of SQL's FROM with the name of the table.
 
     Where nothing was ever held it is the table itself; else a query for its rows without those that the load doesn't see,
-    `ingest_batch_id` being the batch for the load's job. Conditions on that find the rows by its index in either case.
+    `ingest_batch_id` being the batch for the load's job. Conditions on that find the rows by its index in either case. It is
+    for statements with bound parameters: a `%` of a name is doubled.
     """
     names = load.held.get(table)
     if names is None:
-        return table
-    key, batch = CONTRACTS[table].key, _batch(load.job)
-    plain = ", ".join(f"stored.{name}" for name in names)
-    moved = ", ".join(f"{batch} as {name}" if name == "ingest_batch_id" else f"stored.{name}" for name in names)
-    return (
-        f"(select {plain} from {table} as stored where not exists (select from ops.held_events as held"
-        f" where held.source_table = '{table}' and held.event_id = stored.{key})"
-        f" union all select {moved} from ops.held_events as held join {table} as stored on stored.{key} = held.event_id"
-        f" where held.source_table = '{table}' and {batch} is not null) as {table}"
+        return sql.Identifier(table)
+    batch = _batch(load.job)
+    columns = {name: sql.Identifier("stored", name.replace("%", "%%")) for name in names}
+    moved = columns | {"ingest_batch_id": sql.SQL("{} as ingest_batch_id").format(batch)}
+    return _WITHOUT_HELD.format(
+        plain=sql.SQL(", ").join(columns.values()),
+        moved=sql.SQL(", ").join(moved.values()),
+        table=sql.Identifier(table),
+        name=sql.Literal(table),
+        key=sql.Identifier(CONTRACTS[table].key),
+        batch=batch,
     )
 
 
 def sums(realtime: Connection, load: Reader, table: str) -> Sums:
     """What the load has to find of the batches of a realtime table that it reads."""
     after, upto = load.window.unread(table)
-    batch = _batch(load.job).replace("%", "%%")
-    query = _SUMS.format(table=table, key=CONTRACTS[table].key, batch=batch)
+    query = _SUMS.format(table=sql.Identifier(table), key=sql.Identifier(CONTRACTS[table].key), batch=_batch(load.job))
     with realtime.cursor() as cursor:
         cursor.execute(query, {"table": table, "after": after, "upto": upto})
         row = cursor.fetchone()
@@ -108,7 +123,8 @@ def sums(realtime: Connection, load: Reader, table: str) -> Sums:
         return Sums(*map(int, row))
 
 
-def _batch(job: str) -> str:
+def _batch(job: str) -> sql.Composable:
     """The SQL expression for the batch of an event for a job; NULL where it doesn't see it."""
-    name = job.replace("'", "''")
-    return f"coalesce((held.loaded_by ->> '{name}')::bigint, held.released_batch)"
+    return sql.SQL("coalesce((held.loaded_by ->> {})::bigint, held.released_batch)").format(
+        sql.Literal(job.replace("%", "%%"))
+    )

@@ -1,8 +1,8 @@
-"""Reading both databases into Spark, and one job's load of the warehouse: stage, then one transaction with its checks."""
+"""One job's load of the warehouse: what it reads, what it stages, and the one transaction that it writes in."""
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -20,15 +20,19 @@ from lib.jobs import lineage
 from lib.ledger import cuts
 from lib.ledger.cuts import Cut, Window
 from lib.settings import settings
-from lib.warehouse import dedup, held
+from lib.warehouse import dedup, held, read
 
 BATCH_SIZE = 5000
-
+"""Rows that Spark writes to a staging table at a time."""
 
 IDLE_MINUTES = 10
-
+"""After so long PostgreSQL ends the connection of a load that does nothing."""
 
 STALE_HOURS = 12
+"""A staging table that is older was left by a run that was killed."""
+
+PREVIEW = 5
+"""Rows that `Load.preview` shows."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Load:
     """Whether the run date lies before that of the cut: one snapshot is written, and the watermark stays."""
     short_of: str = ""
     """That this load doesn't get to its cycle's cut, and which jobs it waits for."""
-    staged: list[str] = field(default_factory=list)
+    _staging: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
     """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
 
@@ -77,6 +81,28 @@ class Load:
             return frame
         return frame.where(F.col("ingest_batch_id") <= self.cut.batches[self._source(f"warehouse.{name}")])
 
+    def events(self, name: str, *, open_day: bool = False, as_rows: bool = False) -> DataFrame:
+        """The events of a realtime table that this job hasn't read yet, up to the load's cut, without held ones.
+
+        Grain: one row per event; of `order_lines`, the lines of the orders in `transactions`, one row per line. Beside the
+        table's columns each has its own UTC day (`day`) and the day on which it is booked (`booked`): the own day, or the
+        first day that was still open when the event came, if that is later.
+
+        Parameters
+        ----------
+        open_day
+            Also those that an earlier load has read, and that are booked on a day that was open then; `is_new` says of each
+            row whether it is unread.
+        as_rows
+            Spark needs the rows themselves, rather than what PostgreSQL makes of them by grouping: many are read in
+            several tasks.
+        """
+        return read.events(self.session, self, name, open_day=open_day, as_rows=as_rows)
+
+    def staged(self, table: str) -> DataFrame:
+        """A staging table of this load as a frame."""
+        return self.session.table(f"warehouse.staging.{table}")
+
     def _source(self, table: str) -> str:
         """The realtime table that the job reads which writes a fact."""
         folder = settings().notebooks_dir
@@ -87,36 +113,38 @@ class Load:
         return str(sources[0])
 
     def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
-        """Write a frame into an unlogged staging table, whose name is returned.
+        """Compute a frame and write it into an unlogged staging table, whose name is returned.
 
         Its columns have the types of the columns of the table `like` with the same name; `more` gives the types of others.
         """
+        table = f"{name}_{uuid.uuid4().hex[:12]}"
         columns = [
             sql.SQL("null::{} as {}").format(sql.SQL(more[column]), sql.Identifier(column))
             if column in more
             else sql.Identifier(column)
             for column in frame.columns
         ]
-        empty = sql.SQL("select {} from {} limit 0").format(
-            sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
+        place = sql.Identifier("staging", table)
+        create = sql.SQL("create unlogged table {} as select {} from {} limit 0").format(
+            place, sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
         )
-        table = self.stage_query(name, empty)
+        with self._waiting_for("postgres"), closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
+            cursor.execute(create)
+            cursor.execute(sql.SQL("comment on table {} is %s").format(place), [datetime.now(UTC).isoformat()])
+        self._staging.append(table)
         options = spark.jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
         with self._waiting_for("spark"):
             frame.write.format("jdbc").options(**options).mode("append").save()
-        self.execute(sql.SQL("analyze staging.{}").format(sql.Identifier(table)))
+        self.execute(sql.SQL("analyze {}").format(place))
         return table
 
-    def stage_query(self, name: str, query: str | sql.Composable) -> str:
-        """Keep the rows of a query on the warehouse in an unlogged staging table, whose name is returned."""
-        table = f"{name}_{uuid.uuid4().hex[:12]}"
-        place = sql.Identifier("staging", table)
-        rows = query if isinstance(query, sql.Composable) else sql.SQL(query)
-        with self._waiting_for("postgres"), closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
-            cursor.execute(sql.SQL("create unlogged table {} as {}").format(place, rows))
-            cursor.execute(sql.SQL("comment on table {} is %s").format(place), [datetime.now(UTC).isoformat()])
-        self.staged.append(table)
-        return table
+    def preview(self, staged: str) -> int:
+        """Show the first five rows of a staging table, and return how many it has."""
+        place = sql.Identifier("staging", staged)
+        rows = self.query(sql.SQL("select * from {} limit {}").format(place, sql.Literal(PREVIEW)))
+        total = int(self.query(sql.SQL("select count(*) from {}").format(place)).iloc[0, 0])
+        report.table(rows, caption=f"{len(rows)} of {total:,} rows", limit=PREVIEW)
+        return total
 
     def execute(self, statement: sql.Composable | str, *parameters: Any) -> int:
         """Run one statement in the load's transaction, and return the number of rows that it touched."""
@@ -133,10 +161,10 @@ class Load:
     def insert_new(self, table: str, staged: str, key: Sequence[str]) -> int:
         """Insert the staged rows whose key the table doesn't have, and return their number."""
         names = sql.SQL(", ").join(map(sql.Identifier, self._columns(staged, table)))
-        statement = "insert into {table} ({names}) select {names} from staging.{staged} as staged where {new}"
+        statement = sql.SQL("insert into {table} ({names}) select {names} from staging.{staged} as staged where {new}")
         new = dedup.unless_known(table, "staged", key)
         target, source = sql.Identifier(*table.split(".")), sql.Identifier(staged)
-        return self.execute(sql.SQL(statement).format(table=target, names=names, staged=source, new=new))
+        return self.execute(statement.format(table=target, names=names, staged=source, new=new))
 
     def upsert(self, table: str, staged: str, key: Sequence[str], *, touch: str = "") -> int:
         """Insert staged rows, or replace those with the same key where they differ; return the number written.
@@ -164,12 +192,13 @@ class Load:
             )
         )
 
-    def delete_missing(self, table: str, staged: str, key: Sequence[str], *, among: str = "true") -> int:
-        """Delete the rows that meet the SQL condition `among` and whose key isn't staged; return their number."""
+    def delete_missing(self, table: str, staged: str, key: Sequence[str], *, among: Mapping[str, object] = {}) -> int:
+        """Delete the rows whose key isn't staged, among those with the values of `among`; return their number."""
+        conditions = [sql.SQL("t.{} = {}").format(sql.Identifier(name), sql.Literal(among[name])) for name in among]
         same = sql.SQL(" and ").join(sql.SQL("s.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
-        statement = "delete from {} as t where {} and not exists (select from staging.{} as s where {})"
-        target, source = sql.Identifier(table), sql.Identifier(staged)
-        return self.execute(sql.SQL(statement).format(target, sql.SQL(among), source, same))
+        missing = sql.SQL("not exists (select from staging.{} as s where {})").format(sql.Identifier(staged), same)
+        where = sql.SQL(" and ").join([*conditions, missing])
+        return self.execute(sql.SQL("delete from {} as t where {}").format(sql.Identifier(*table.split(".")), where))
 
     def _columns(self, staged: str, table: str) -> list[str]:
         """The staged columns that the table has, too."""
@@ -179,16 +208,10 @@ class Load:
         )
         return list(self.query(query, f'staging."{staged}"', table)["attname"])
 
-    def query(self, statement: sql.Composable | str, *parameters: Any) -> pd.DataFrame:
-        """The rows of a query as the load's transaction sees them."""
+    def query(self, statement: sql.Composable | str, *values: Any, **named: Any) -> pd.DataFrame:
+        """The rows of a query as the load's transaction sees them; values for its `%s`, or named ones for `%(name)s`."""
         with self._waiting_for("postgres"):
-            return database.frame(self.connection, statement, parameters)
-
-    def count(self, table: str, condition: str = "true") -> int:
-        """The number of rows of a table that meet an SQL condition, as the load's transaction sees them."""
-        place = sql.Identifier(*table.split("."))
-        statement = sql.SQL("select count(*) from {} where {}").format(place, sql.SQL(condition))
-        return int(self.query(statement).iloc[0, 0])
+            return database.frame(self.connection, statement, named or values)
 
     def finish(self, *, rows_written: int | None = None) -> str:
         """Move the job's watermark and commit, both together; without `publish` roll everything back.
@@ -217,7 +240,7 @@ class Load:
         self._close()
 
     def _close(self) -> None:
-        _drop(self.staged)
+        _drop(self._staging)
         self.connection.close()
         spark.close(self.session)
 

@@ -36,7 +36,7 @@ EXAMPLES = 3
 LOOKED_AT = 1000
 """Rows that are looked at for the events that they are about, where a broken rule ends the load."""
 
-_FIND = (
+_FIND = sql.SQL(
     "with {scope}, failed as materialized ({rule}) select count(*),"
     " (select coalesce(jsonb_agg(found), '[]') from (select * from failed limit {most}) as found) from failed"
 )
@@ -173,8 +173,7 @@ def about_events(realtime: Connection, load: Load, fact: Fact) -> list[Finding]:
     }
     contract = CONTRACTS[fact.source]
     columns = (*contract.columns, "kafka_partition", "kafka_offset", "ingest_batch_id")
-    stored = sql.SQL(held.source(load, fact.source).replace("%", "%%"))
-    scope = _loaded(load, fact, stored, contract.time, columns)
+    scope = _loaded(load, fact, held.source(load, fact.source), contract.time, columns)
     return find(realtime, read_rules("realtime", "events", fact.source), scope, parameters)
 
 
@@ -204,7 +203,7 @@ def find(
     with connection.cursor() as cursor:
         for rule in rules:
             most = sql.Literal(LOOKED_AT if rule.severity == "hard" else EXAMPLES)
-            query = sql.SQL(_FIND).format(scope=scope, rule=sql.SQL(rule.query), most=most)
+            query = _FIND.format(scope=scope, rule=sql.SQL(rule.query), most=most)
             cursor.execute(query, parameters)
             row = cursor.fetchone()
             assert row is not None

@@ -1,63 +1,100 @@
-"""What a load reads: queries on both databases, and events by batch, as frames of Spark."""
+"""What a load reads: tables of the warehouse, the unread events of the realtime database, and exact sums of money."""
 
 from contextlib import closing
+from datetime import date
+from decimal import Decimal
+from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from lib import database
+from lib.ledger.cuts import Window
+from lib.schemas import CONTRACTS, ORDER_LINES
 from lib.settings import settings
-from lib.spark import jdbc
-from lib.warehouse import held
-from lib.warehouse.load import Load
+from lib.warehouse.held import Reader
 
 ROWS_PER_PARTITION = 50_000
 """Fewer rows aren't worth a second task, nor a shuffle afterwards."""
 
+PART = 10**8
+"""What `exact_sum` takes apart: whole multiples of this, and the rest."""
 
-def read_events(load: Load, table: str, columns: str, batches: tuple[int, int], *, beside: str = "") -> DataFrame:
-    """The rows of a realtime table whose batch is in `(after, upto]`, many of them in parallel by ranges of batches.
 
-    `columns` is a list for PostgreSQL's SELECT, `beside` a function of each row for its FROM; `ingest_batch_id` comes with
-    the columns.
-    """
-    after, upto = batches
-    query = (
-        f"(select {columns}, ingest_batch_id from {', '.join(filter(None, (held.source(load, table), beside)))}"
-        f" where ingest_batch_id > {after} and ingest_batch_id <= {upto}) as events"
+def events(session: SparkSession, load: Reader, name: str, *, open_day: bool, as_rows: bool) -> DataFrame:
+    """See `Load.events`."""
+    table = "transactions" if name == ORDER_LINES else name
+    rereads = open_day and load.window.since is not None
+    after, upto = load.window.open(table) if rereads else load.window.unread(table)
+    bounds = _partitions(table, after, upto) if as_rows else {}
+    stored = session.read.options(**bounds).table(f"realtime.public.{name}")
+    batch, day = F.col("ingest_batch_id"), F.col("day")
+    seen = _as_held(session, load, table, stored).where((batch > after) & (batch <= upto))
+    dated = seen.withColumn("day", F.to_date(CONTRACTS[table].time))
+    dated = dated.withColumn("booked", booked_day(load.window, table, batch, day))
+    dated = dated.withColumn("is_new", batch > load.window.unread(table)[0] if rereads else F.lit(True))
+    if rereads:
+        # of the batches that the first cut of the open day covered, only the events of that very day aren't settled
+        dated = dated.where((batch > load.window.opened(table)) | (day >= F.lit(load.window.settled_before)))
+    return dated.coalesce(1) if as_rows and not bounds else dated
+
+
+def booked_day(window: Window, table: str, batch: Column, day: Column) -> Column:
+    """The day on which an event of a realtime table is booked (`Window.bookings`), from its batch and its own UTC day."""
+
+    def not_before(first: date) -> Column:
+        # in this form PostgreSQL can group by it; `greatest` would be Spark's
+        return day if first == date.min else F.when(day < F.lit(first), F.lit(first)).otherwise(day)
+
+    *earlier, (_, last) = window.bookings(table)
+    if not earlier:
+        return not_before(last)
+    (upto, first), *more = earlier
+    cases = F.when(batch <= upto, not_before(first))
+    return reduce(lambda made, each: made.when(batch <= each[0], not_before(each[1])), more, cases).otherwise(
+        not_before(last)
     )
-    options = jdbc("realtime") | {"dbtable": query}
-    partitions = min(settings().spark_parallelism, upto - after, 1 + _ledger_rows(table, batches) // ROWS_PER_PARTITION)
-    if partitions <= 1:
-        return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
-    bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
-    options |= bounds | {"numPartitions": str(partitions)}
-    return load.session.read.format("jdbc").options(**options).load()
 
 
-def _ledger_rows(table: str, batches: tuple[int, int]) -> int:
+def _partitions(table: str, after: int, upto: int) -> dict[str, str]:
+    """Options by which Spark reads many events in several tasks, by ranges of batches; none for few."""
     query = (
         "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
         " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
     )
     with closing(database.connect("realtime")) as connection:
-        return int(database.frame(connection, query, [table, *batches]).iloc[0, 0])
+        rows = int(database.frame(connection, query, [table, after, upto]).iloc[0, 0])
+    partitions = min(settings().spark_parallelism, upto - after, 1 + rows // ROWS_PER_PARTITION)
+    if partitions <= 1:
+        return {}
+    bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}
+    return bounds | {"numPartitions": str(partitions)}
 
 
-def _in_one_piece(frame: DataFrame) -> DataFrame:
-    """A frame of one partition, which Spark then knows: windows and joins of such frames take no shuffle."""
-    return frame.coalesce(1)
+def _as_held(session: SparkSession, load: Reader, table: str, stored: DataFrame) -> DataFrame:
+    """The events of a realtime table as the load's job sees them: `held.source` says how, and why."""
+    if table not in load.held:
+        return stored
+    key = CONTRACTS[table].key
+    held = session.table("realtime.ops.held_events").where(F.col("source_table") == table).alias("held")
+    rows = stored.alias("stored")
+    same = F.col(f"stored.{key}") == F.col("held.event_id")
+    loaded = F.from_json("held.loaded_by", "map<string, bigint>")[load.job]
+    batch = F.coalesce(loaded, "held.released_batch").alias("ingest_batch_id")
+    columns = [batch if name == "ingest_batch_id" else F.col(f"stored.{name}") for name in stored.columns]
+    moved = rows.join(held, same).select(*columns).where("ingest_batch_id is not null")
+    return rows.join(held, same, "left_anti").unionByName(moved)
 
 
-def read_realtime(load: Load, query: str) -> DataFrame:
-    """The rows of a query on the realtime database."""
-    return _read_query(load, "realtime", query)
+def exact_sum(amount: str | Column) -> Column:
+    """The sum of an amount of money (two decimals), exact as long as it is below 10²⁸, as `decimal(38, 2)`.
 
-
-def read_warehouse(load: Load, query: str) -> DataFrame:
-    """The rows of a query on the warehouse, as last committed."""
-    return _read_query(load, "warehouse", query)
-
-
-def _read_query(load: Load, name: str, query: str) -> DataFrame:
-    options = jdbc(name) | {"dbtable": f"({query}) as rows"}
-    return _in_one_piece(load.session.read.format("jdbc").options(**options).load())
+    Spark takes a sum that PostgreSQL has computed as `decimal(38, 18)`, which holds 20 digits before the point. So the
+    multiples of 10⁸ and the rest are summed apart, both by PostgreSQL.
+    """
+    whole = F.col(amount) if isinstance(amount, str) else amount
+    rest = whole % PART
+    multiples = (whole - rest) * F.lit(1 / Decimal(PART))
+    # nothing is lost by the cast: multiples are whole numbers
+    total = F.sum(multiples).cast("decimal(28, 0)") * F.lit(Decimal(PART)) + F.sum(rest)
+    return total.cast("decimal(38, 2)")

@@ -7,6 +7,8 @@ one INSERT inside the caller's transaction. Running again on the same input writ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 from psycopg2 import sql
 from pyspark.sql import Column, DataFrame, Window
@@ -110,6 +112,18 @@ def collapse(history: DataFrame, *, key: Sequence[str], attributes: Sequence[str
     return distinct.withColumn("end_date", F.lead("effective_date").over(by_day)).withColumn(
         "is_current", F.col("end_date").isNull()
     )
+
+
+def beside_current(load: Load, dimension: Dimension, rows: DataFrame) -> DataFrame:
+    """The rows, each with the current version of its key, if there is one: the attributes as `known_<attribute>`.
+
+    Rows that are staged are joined by PostgreSQL.
+    """
+    names = ("effective_date", *dimension.type2, *dimension.type1)
+    current = load.table(dimension.table).where("is_current").alias("current")
+    same = reduce(and_, (F.col(f"rows.{key}") == F.col(f"current.{key}") for key in dimension.key))
+    known = (F.col(f"current.{name}").alias(f"known_{name}") for name in names)
+    return rows.alias("rows").join(current, same, "left").select("rows.*", *known)
 
 
 def apply(load: Load, dimension: Dimension, staged: str) -> Applied:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 from psycopg2.extras import RealDictCursor
@@ -45,7 +46,7 @@ def connected(config: Settings, database: str, *, admin: bool = True) -> Iterato
         connection.close()
 
 
-def rows(connection: Connection, query: str, *parameters: Any) -> list[dict[str, Any]]:
+def rows(connection: Connection, query: str | sql.Composable, *parameters: Any) -> list[dict[str, Any]]:
     """The rows of a query, in a transaction of its own."""
     with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(query, parameters)

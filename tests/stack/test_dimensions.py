@@ -11,14 +11,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from lib import spark
-from lib.etl import calendar, customers, geography, products
+from lib.etl import customers, products
 from lib.ledger import cuts as incremental
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
+from lib.warehouse import read
 
 
 def day(number: int) -> date:
@@ -46,8 +48,18 @@ DAYS = (
     " last_order date, known_effective_date date, known_customer_segment string, known_first_transaction_date date,"
     " known_last_transaction_date date, known_total_transactions bigint, known_total_spent decimal(38,2)"
 )
+SEGMENT = (
+    "case when total_transactions <= 1 then 'New' when total_spent >= 1000 then 'High Value'"
+    " when total_spent >= 300 then 'Medium Value' else 'Low Value' end"
+)
 Current = tuple[int, str, int, int, int, str]
 """First day, segment, first and last day of an order, orders, total of a current version."""
+
+
+def versions(days: DataFrame, run_date: int) -> DataFrame:
+    """As the notebook makes them; the segment is what stands there."""
+    ends = customers.day_ends(days)
+    return customers.customer_versions(ends.withColumn("segment", F.expr(SEGMENT)), day(run_date))
 
 
 def segments(
@@ -71,7 +83,7 @@ def segments(
         spent = sum((amount for _, amount in ours), Decimal(0))
         rows.append(("u", day(booked), day(min(own_days)), len(ours), spent, *first_last, *known))
     random.Random(1).shuffle(rows)
-    made = customers.customer_versions(session.createDataFrame(rows, DAYS), day(run_date))
+    made = versions(session.createDataFrame(rows, DAYS), run_date)
     return [
         (
             row.effective_date.day,
@@ -156,7 +168,7 @@ def test_first_and_last_transaction_follow_the_events_own_days(session: SparkSes
     known = (day(1), "Low Value", day(3), day(3), 2, Decimal(5))
     late, today = (day(4), day(1), 1, Decimal(5), day(1), day(1)), (day(5), day(5), 1, Decimal(5), day(5), day(5))
     rows = [("u", *row, *known) for row in (today, late)]
-    [row] = customers.customer_versions(session.createDataFrame(rows, DAYS), day(5)).collect()
+    [row] = versions(session.createDataFrame(rows, DAYS), 5).collect()
     assert (row.first_transaction_date, row.last_transaction_date) == (day(1), day(5))
     assert (row.total_transactions, row.total_spent, row.avg_order_value) == (4, Decimal(15), 3.75)
 
@@ -268,36 +280,6 @@ def test_there_and_back_on_three_days_makes_three_versions_and_within_a_day_none
     assert categories(session, mentions, run_date=9) == [(1, 3, "A"), (3, 4, "B"), (4, None, "A")]
 
 
-# --- countries and days
-
-
-def test_a_country_is_there_from_the_day_of_its_first_event_on(session: SparkSession) -> None:
-    found = [("USA", day(2)), ("Chile", day(4))]
-    made = geography.countries(session.createDataFrame(found, "country string, first_date date")).collect()
-    assert sorted((row.country, row.effective_date, row.end_date, row.is_current) for row in made) == [
-        ("Chile", day(4), None, True),
-        ("USA", day(2), None, True),
-    ]
-
-
-def test_the_calendar_has_every_day_of_2000_to_the_end_of_next_year(session: SparkSession) -> None:
-    made = {row.date: row for row in calendar.calendar(session, date(2026, 11, 23)).collect()}
-    first, last = date(2000, 1, 1), date(2027, 12, 31)
-    assert set(made) == {first + timedelta(days=number) for number in range((last - first).days + 1)}
-    for one, row in made.items():
-        assert tuple(row) == (
-            int(f"{one:%Y%m%d}"),
-            one,
-            one.year,
-            (one.month + 2) // 3,
-            one.month,
-            one.day,
-            one.isoweekday(),
-            one.isocalendar().week,
-            one.isoweekday() > 5,
-        )
-
-
 # --- the booked day
 
 TABLE = "cart_events"
@@ -342,33 +324,44 @@ def test_every_window_books_each_event_by_the_rule_and_reads_every_open_one(
     warehouse.rollback()
 
     own_days = [first_day + timedelta(days=number) for number in range(-1, (run_date - first_day).days + 2)]
-    events = [
-        (number, datetime.combine(own, datetime.min.time(), UTC) + timedelta(hours=23, minutes=59))
-        for number in range(max(batch - 12, 1), batch + 1)
-        for own in own_days
-    ]
-    booked = ", ".join(window.booked_day(TABLE, "time") for window in windows)
-    rows: list[Any] = []
-    if events:
-        with warehouse.cursor() as cursor:
-            values = b",".join(cursor.mogrify("(%s, %s)", event) for event in events).decode()
-            own = incremental.own_day("time")
-            cursor.execute(
-                f"select ingest_batch_id, {own}, {booked} from (values {values}) as e (ingest_batch_id, time)"
-            )
-            rows = cursor.fetchall()
-    for number, window in enumerate(windows):
+    events = [(number, own) for number in range(max(batch - 12, 1), batch + 1) for own in own_days]
+    for window in windows:
         after, upto = window.open(TABLE)
         opened = window.opened(TABLE) if window.since else 0
-        for one in rows:
-            batch, own = one[0], one[1]
+        bookings = window.bookings(TABLE)
+        for batch, own in events:
             if batch > upto:
                 continue
             by_rule = booked_by_rule(cuts, batch, own)
             if batch > after:
-                assert one[2 + number] == by_rule
+                not_before = next((day for last, day in bookings if batch <= last), bookings[-1][1])
+                assert max(own, not_before) == by_rule
                 assert (batch > opened or own >= window.settled_before) == (by_rule >= window.settled_before)
             else:
                 # an event ahead of its cut's run date has no place before this window: cuts stop before such batches
                 covering = next(cut for cut in cuts if batch <= cut.batches[TABLE])
                 assert by_rule < window.settled_before or own > covering.run_date
+
+
+def test_a_load_computes_the_booked_day_by_the_same_rule(session: SparkSession) -> None:
+    """Six cuts over three run dates; a load to the last one from each of the others, and from nowhere."""
+    steps = [(1, 2), (1, 3), (2, 3), (2, 5), (4, 6), (4, 9)]
+    cuts = tuple(
+        Cut(number, day(own), dict.fromkeys(CONTRACTS, upto)) for number, (own, upto) in enumerate(steps, start=1)
+    )
+    windows = [Window(None, cuts[-1], cuts)]
+    for since in cuts[:-1]:
+        first = next(number for number, cut in enumerate(cuts) if cut.run_date >= since.run_date)
+        windows.append(Window(since, cuts[-1], cuts[max(first - 1, 0) :]))
+    events = session.createDataFrame(
+        [(batch, day(own)) for batch in range(1, 10) for own in range(1, 6)], "batch long, own date"
+    )
+    booked = [read.booked_day(window, TABLE, F.col("batch"), F.col("own")) for window in windows]
+    made = events.select("*", *(column.alias(f"booked_{number}") for number, column in enumerate(booked))).collect()
+    compared = 0
+    for batch, own, *found in made:
+        for window, booked_day in zip(windows, found, strict=True):
+            if batch > window.open(TABLE)[0]:
+                compared += 1
+                assert booked_day == booked_by_rule(cuts, batch, own)
+    assert compared > len(made)

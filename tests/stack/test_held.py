@@ -22,10 +22,11 @@ from arrivals import apart
 from batches import PARTITION, head, messages, next_run, own_database, rows, write
 from bs4 import BeautifulSoup
 from line import Schedule
+from psycopg2 import sql
 from pyspark.sql import SparkSession
 from world import World, cart, carts
 
-from lib import database, locks
+from lib import database, locks, spark
 from lib.cli import status
 from lib.cycles import holding, rebuild
 from lib.cycles.holding import AllLoaded, HoldError
@@ -65,12 +66,19 @@ def order(key: str, day: int, user: str, amount: float = 100, product: str = "p"
     ).encode()
 
 
-def job_load(job: str, after: Mapping[str, int], cut: Cut) -> Load:
+def job_load(job: str, after: Mapping[str, int], cut: Cut, session: SparkSession | None = None) -> Load:
     """A load of a job from its watermark up to a cut, for reading only."""
     since = Cut(0, cut.run_date, dict(after)) if after else None
     window = cuts.Window(since, cut, (cut,))
-    nothing = cast(Any, None)
-    return Load(job, cast(SparkSession, nothing), cast(stored.Connection, nothing), window, publish=False)
+    return Load(job, cast(SparkSession, session), cast(stored.Connection, None), window, publish=False)
+
+
+@pytest.fixture(scope="module")
+def session(config: Settings) -> Iterator[SparkSession]:
+    """A session of the batch layer on these databases."""
+    begun = spark.batch()
+    yield begun
+    spark.close(begun)
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +139,17 @@ class Walk:
         """What a load of the job reads: ids, with the batch that they have for it."""
         load = job_load(job, after, cut)
         first, last = load.window.unread(TABLE)
-        query = (
-            f"select event_id, ingest_batch_id from {held.source(load, TABLE)}"
-            " where ingest_batch_id > %s and ingest_batch_id <= %s"
-        )
+        query = sql.SQL(
+            "select event_id, ingest_batch_id from {} where ingest_batch_id > %s and ingest_batch_id <= %s"
+        ).format(held.source(load, TABLE))
         found = [tuple(row.values()) for row in stored.rows(self.realtime, query, first, last)]
         assert held.sums(self.realtime, load, TABLE).expected == len(found)
         return found
+
+    def frame(self, session: SparkSession, job: str, after: Mapping[str, int], cut: Cut) -> list[tuple[str, int]]:
+        """The same of the frame that a notebook gets."""
+        seen = job_load(job, after, cut, session).events(TABLE).select("event_id", "ingest_batch_id")
+        return [tuple(row) for row in seen.collect()]
 
     def hold(self) -> None:
         if not self.stored:
@@ -161,7 +173,7 @@ class Walk:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pass_sees_the_same(
-    config: Settings, seed: int
+    config: Settings, session: SparkSession, seed: int
 ) -> None:
     with stored.connected(config, "realtime") as realtime, stored.connected(config, "warehouse") as warehouse:
         empty(config)
@@ -175,6 +187,10 @@ def test_each_job_sees_each_event_once_whatever_is_held_and_released_and_one_pas
                 if since:
                     assert sorted(walk.events(job, {}, since)) == sorted(walk.read[job])
                     assert max(Counter(event for event, _ in walk.read[job]).values(), default=0) <= 1
+        walk.cut()
+        for job, after in zip(walk.jobs, ({}, walk.cuts[len(walk.cuts) // 2].batches), strict=True):
+            expected = walk.events(job, after, walk.cuts[-1])
+            assert sorted(walk.frame(session, job, after, walk.cuts[-1])) == sorted(expected)
         while walk.held:
             walk.release()
         walk.cut()
@@ -242,11 +258,11 @@ def test_nothing_is_held_while_a_load_is_at_work_that_publishes(config: Settings
 
 def test_without_a_held_event_a_load_reads_the_table_itself(config: Settings, events: stored.Connection) -> None:
     cut = Cut(0, date(2026, 3, 2), {TABLE: 1})
-    assert held.source(job_load("etl/x", {}, cut), TABLE) == TABLE
+    assert held.source(job_load("etl/x", {}, cut), TABLE) == sql.Identifier(TABLE)
     holding.hold(TABLE, ["one"], why="w", jobs=READERS)
     load = job_load("etl/x", {}, cut)
-    assert held.source(load, "transactions") == "transactions"
-    assert "held_events" in held.source(load, TABLE)
+    assert held.source(load, "transactions") == sql.Identifier("transactions")
+    assert "held_events" in held.source(load, TABLE).as_string(events)
 
 
 def test_loads_still_find_the_events_of_their_batches_by_the_index(config: Settings, events: stored.Connection) -> None:
@@ -254,7 +270,8 @@ def test_loads_still_find_the_events_of_their_batches_by_the_index(config: Setti
     source = held.source(job_load("etl/x", {}, Cut(0, date(2026, 3, 2), {TABLE: 1})), TABLE)
     with events, events.cursor() as cursor:
         cursor.execute("set local enable_seqscan = off")
-        cursor.execute(f"explain select user_id from {source} where ingest_batch_id > 5 and ingest_batch_id <= 9")
+        query = "explain select user_id from {} where ingest_batch_id > %s and ingest_batch_id <= %s"
+        cursor.execute(sql.SQL(query).format(source), [5, 9])
         plan = "\n".join(row[0] for row in cursor.fetchall())
     assert re.search(r"idx_cart_events_batch.*\n.*ingest_batch_id > 5", plan), plan
 

@@ -25,7 +25,6 @@ from lib.schemas import CONTRACTS
 from lib.settings import Settings
 from lib.warehouse import scd2
 from lib.warehouse.load import Load
-from lib.warehouse.read import read_warehouse
 from lib.warehouse.scd2 import Applied, Dimension
 
 COLOURS = Dimension(table="test_colours", key=("name",), type2=("colour", "size"), type1=("total",))
@@ -112,8 +111,7 @@ def frame(load: Load, rows: Sequence[tuple[Any, ...]]) -> DataFrame:
 
 def bring(load: Load, rows: Sequence[tuple[Any, ...]], total: int | None = None) -> Applied:
     """One load of changes, committed, as a notebook does it."""
-    columns = "name, effective_date, colour, size"
-    current = read_warehouse(load, f"select {columns} from test_colours where is_current")
+    current = load.table("test_colours").where("is_current").coalesce(1)
     made = scd2.versions(frame(load, rows), current, key=COLOURS.key, attributes=COLOURS.type2)
     staged = load.stage(
         "colours", made.selectExpr("*", f"cast({total or 'null'} as bigint) as total"), like=COLOURS.table
@@ -244,8 +242,7 @@ def infer(load: Load, starts: dict[str, int]) -> int:
 
 def reveal(load: Load, rows: Sequence[tuple[Any, ...]]) -> Applied:
     """One load of changes to a dimension that has inferred members, committed."""
-    query = "select name, effective_date, colour, size, is_inferred from test_colours where is_current"
-    current = read_warehouse(load, query)
+    current = load.table("test_colours").where("is_current").coalesce(1)
     made = scd2.versions(frame(load, rows), current, key=COLOURS.key, attributes=COLOURS.type2, inferred="is_inferred")
     staged = load.stage("colours", made.selectExpr("*", "false as is_inferred"), like=COLOURS.table)
     applied = scd2.apply(load, WITH_MEMBERS, staged)
