@@ -18,6 +18,7 @@ from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
 from lib.warehouse.load import Load
+from lib.warehouse.read import exact_sum
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +91,33 @@ def test_a_sum_of_money_is_exact_or_refused_and_never_wrong(
             frame.collect()
     else:
         assert frame.collect() == [(Decimal(amount) + Decimal("0.01"),)]
+    with warehouse, warehouse.cursor() as cursor:
+        cursor.execute("drop table public.test_sums")
+
+
+@pytest.mark.parametrize("amount", [0, 10**8 - 1, 10**16 - 1, 10**23 - 1])
+@pytest.mark.parametrize("pushed", [True, False])
+def test_an_exact_sum_is_that_of_postgresql_also_where_spark_would_refuse_it(
+    stack: Settings, warehouse: stored.Connection, monkeypatch: pytest.MonkeyPatch, amount: int, pushed: bool
+) -> None:
+    with warehouse, warehouse.cursor() as cursor:
+        cursor.execute(
+            "drop table if exists public.test_sums; create table public.test_sums (name text, amount numeric(38, 2));"
+            " grant select on public.test_sums to globalmart_etl;"
+            f" insert into public.test_sums select 'many', {amount}.99 from generate_series(1, 20000)"
+            f" union all values ('few', {amount}.01), ('few', 99999999.99), ('none', null)"
+        )
+    if not pushed:
+        monkeypatch.setattr(spark, "PUSHED", ())
+    session = spark.batch()
+    try:
+        frame = session.table("warehouse.public.test_sums").groupBy("name").agg(exact_sum("amount").alias("total"))
+        plan = frame._explain_string()  # type: ignore[operator]
+        assert ("PushedAggregates: [SUM" in plan) == pushed
+        found = {row.name: row.total for row in frame.collect()}
+    finally:
+        spark.close(session)
+    expected = stored.rows(warehouse, "select name, sum(amount) as total from public.test_sums group by name")
+    assert found == {row["name"]: row["total"] for row in expected}
     with warehouse, warehouse.cursor() as cursor:
         cursor.execute("drop table public.test_sums")
