@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -31,20 +31,53 @@ class Use:
 def metered(config: Settings) -> Iterator[Use]:
     """Measure the block; the result is there when it is over."""
     use = Use()
-    began, ours, all_of_us = time.monotonic(), _cpu(config), _busy()
+    began, before, all_of_us = time.monotonic(), _spent(config), _busy()
     yield use
-    use.seconds, use.cpu = time.monotonic() - began, _cpu(config) - ours
+    use.seconds, use.cpu = time.monotonic() - began, used(before, _spent(config))
     use.others = max(_busy() - all_of_us - use.cpu, 0) / use.seconds
 
 
-def _cpu(config: Settings) -> float:
-    """CPU seconds of all that runs or ran: a process that has ended is in its parent's sum of children."""
-    total = sum(os.times()[:4])
+Process = tuple[int, float]
+"""Number and start of a process; numbers are given again."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a process has used of the CPU so far, its children that have ended included, and its parent."""
+
+    seconds: float
+    parent: int | None = None
+
+
+def used(before: Mapping[Process, Spent], after: Mapping[Process, Spent]) -> float:
+    """CPU seconds that were used between two looks at the same family of processes.
+
+    A process that has ended in between is in its parent's sum, with what it had used before: that is taken off there. Where no
+    ancestor is left that could have it in its sum, what it used in between isn't known, and isn't counted.
+    """
+    living = {process[0]: process for process in after if process in before}
+    parents = {process[0]: spent.parent for process, spent in before.items()}
+    earlier = dict.fromkeys(after, 0.0)
+    for process, spent in before.items():
+        if process in after:
+            earlier[process] += spent.seconds
+            continue
+        heir = spent.parent
+        while heir is not None and heir not in living:
+            heir = parents.get(heir)
+        if heir is not None:
+            earlier[living[heir]] += spent.seconds
+    return sum(max(spent.seconds - earlier[process], 0) for process, spent in after.items())
+
+
+def _spent(config: Settings) -> dict[Process, Spent]:
+    found = {(os.getpid(), psutil.Process().create_time()): Spent(sum(os.times()[:4]))}
     for process in marked(config):
         if process.pid != os.getpid():
             with suppress(psutil.Error):
-                total += sum(process.cpu_times()[:4])
-    return total
+                spent = Spent(sum(process.cpu_times()[:4]), _parent(process))
+                found[process.pid, process.create_time()] = spent
+    return found
 
 
 def _busy() -> float:

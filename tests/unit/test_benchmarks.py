@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import figures, soak
 from benchmarks.peers.envelope import enveloped
+from benchmarks.processes import Spent, used
 from generators.model import Scenario, simulate
 from lib.schemas import CONTRACTS
 
@@ -42,3 +43,19 @@ def test_what_grew_by_more_than_a_tenth_is_named(late: int, expected: list[str])
     columns = pd.MultiIndex.from_product([["MB", "own MB", "descriptors", "listening"], ["5 min", "30 min"]])
     held = pd.DataFrame([[9, 99, 5, 5, 60, late - 40, 1, 1], [9, 99, 4, 4, 40, 40, 0, 0]], columns=columns)
     assert soak.grown(held) == expected
+
+
+def test_the_cpu_of_a_process_that_ends_in_between_is_counted_once_and_never_subtracted() -> None:
+    server, child, other = (1, 0.0), (2, 1.0), (3, 2.0)
+    before = {server: Spent(10), child: Spent(4, 1), other: Spent(7, 99)}
+    # the server has its child's 4 seconds and 1 more in its own sum; nobody has the other's
+    assert used(before, {server: Spent(10 + 4 + 1 + 2)}) == 3
+    # a server that doesn't keep its children's sum
+    assert used(before, {server: Spent(10.5)}) == 0
+    # the number of a process that has ended is given again
+    assert used(before, {server: Spent(14), child: Spent(4, 1), (3, 8.0): Spent(0.5, 1)}) == 4.5
+
+
+def test_the_cpu_of_a_whole_branch_that_has_ended_is_taken_off_its_last_living_ancestor() -> None:
+    before = {(1, 0.0): Spent(1), (2, 0.0): Spent(2, 1), (3, 0.0): Spent(4, 2)}
+    assert used(before, {(1, 0.0): Spent(1 + 2 + 4 + 8)}) == 8
