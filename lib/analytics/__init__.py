@@ -1,1 +1,1 @@
-"""The tables for people, one model a module: what the notebooks in `notebooks/analytics` compute."""
+"""The tables for people: the rules behind the notebooks in `notebooks/analytics`, where the analysis stands."""

@@ -1,1 +1,1 @@
-"""The star schema, one model a module: what the notebooks in `notebooks/etl` compute."""
+"""The star schema: the rules behind the notebooks in `notebooks/etl`, where the analysis stands."""
