@@ -48,18 +48,22 @@ def compare(living: Connection, rebuilt: Connection, snapshots: Mapping[str, str
         if table.name.startswith("public."):
             run_date = snapshots.get(table.name)
             days = _days_in_both(table, run_date, living, rebuilt) if run_date else []
-            yield _compare(table, _query(table, tables, run_date, days), living, rebuilt)
+            given = {"parts": BUCKETS, "days": days}
+            yield _compare(table, _query(table, tables, run_date), given, living, rebuilt)
 
 
-def _compare(table: Table, query: sql.Composable, living: Connection, rebuilt: Connection) -> Comparison:
-    here, there = (_checksums(connection, query) for connection in (living, rebuilt))
+def _compare(
+    table: Table, query: sql.Composable, given: Mapping[str, Any], living: Connection, rebuilt: Connection
+) -> Comparison:
+    here, there = (_checksums(connection, query, given) for connection in (living, rebuilt))
     found = Comparison(
         table.name.removeprefix("public."), *(sum(rows for rows, _ in side.values()) for side in (here, there))
     )
     buckets = [bucket for bucket in here.keys() | there.keys() if here.get(bucket) != there.get(bucket)]
     if not buckets:
         return found
-    sides = (_rows(connection, query, side, buckets) for side, connection in enumerate((living, rebuilt)))
+    given = {**given, "buckets": buckets}
+    sides = (_rows(connection, query, given, side) for side, connection in enumerate((living, rebuilt)))
     for key, group in groupby(merge(*sides, key=itemgetter(0)), itemgetter(0)):
         rows = {side: row for _, side, row in group}
         if rows.get(0) != rows.get(1):
@@ -84,8 +88,11 @@ def _columns(table: Table) -> list[str]:
     return [*table.key, *(name for name in table.columns if name not in table.key and name not in table.made_up)]
 
 
-def _query(table: Table, tables: Mapping[str, Table], run_date: str | None, days: list[date]) -> sql.Composable:
-    """The rows as `key` (an array of texts, sorted by their bytes as Python does), its `bucket`, and the columns."""
+def _query(table: Table, tables: Mapping[str, Table], run_date: str | None) -> sql.Composable:
+    """The rows as `key` (an array of texts, sorted by their bytes as Python does), its `bucket`, and the columns.
+
+    Its parameters are `parts`, the number of buckets, and the `days` of the run date, if the table has one.
+    """
     joins: list[sql.Composable] = []
     values: list[sql.Composable] = []
     for number, name in enumerate(_columns(table)):
@@ -102,36 +109,35 @@ def _query(table: Table, tables: Mapping[str, Table], run_date: str | None, days
             value = sql.SQL("jsonb_build_array({})::text").format(sql.SQL(", ").join(natural))
         values.append(value)
     key = sql.SQL(", ").join(sql.SQL('{}::text collate "C"').format(value) for value in values[: len(table.key)])
-    condition = sql.SQL("{} = any({})").format(sql.Identifier("t", run_date), sql.Literal(days)) if run_date else None
+    of_days = sql.SQL("{} = any(%(days)s)").format(sql.Identifier("t", run_date)) if run_date else sql.SQL("true")
     return sql.SQL(
-        "select array[{key}] as key, mod(hashtextextended(array[{key}]::text, 0), {buckets}) as bucket, {values}"
-        " from {table} t {joins} where {condition}"
+        "select array[{key}] as key, mod(hashtextextended(array[{key}]::text, 0), %(parts)s) as bucket, {values}"
+        " from {table} t {joins} where {of_days}"
     ).format(
         key=key,
-        buckets=sql.Literal(BUCKETS),
         values=sql.SQL(", ").join(values),
         table=sql.Identifier(*table.name.split(".")),
         joins=sql.SQL(" ").join(joins),
-        condition=condition or sql.SQL("true"),
+        of_days=of_days,
     )
 
 
-def _checksums(connection: Connection, query: sql.Composable) -> dict[int, Row]:
+def _checksums(connection: Connection, query: sql.Composable, given: Mapping[str, Any]) -> dict[int, Row]:
     """Rows and the sum of their checksums, by bucket."""
-    summed = "select bucket, count(*), sum(hashtextextended(rows::text, 0)) from ({}) as rows group by bucket"
+    summed = sql.SQL("select bucket, count(*), sum(hashtextextended(rows::text, 0)) from ({}) as rows group by bucket")
     with connection, connection.cursor() as cursor:
-        cursor.execute(sql.SQL(summed).format(query))
+        cursor.execute(summed.format(query), given)
         return {bucket: (rows, checksum) for bucket, rows, checksum in cursor.fetchall()}
 
 
 def _rows(
-    connection: Connection, query: sql.Composable, side: int, buckets: list[int]
+    connection: Connection, query: sql.Composable, given: Mapping[str, Any], side: int
 ) -> Iterator[tuple[Row, int, Row]]:
-    """The rows of some buckets in the order of their keys: key, side, columns."""
-    statement = sql.SQL("select * from ({}) as rows where bucket = any(%s) order by key").format(query)
+    """The rows of the given `buckets` in the order of their keys: key, side, columns."""
+    statement = sql.SQL("select * from ({}) as rows where bucket = any(%(buckets)s) order by key").format(query)
     with connection, connection.cursor("compared") as cursor:
         cursor.itersize = FETCHED
-        cursor.execute(statement, [buckets])
+        cursor.execute(statement, given)
         for key, _, *columns in cursor:
             yield tuple(key), side, tuple(columns)
 

@@ -7,12 +7,11 @@ of the ledger that no message came with.
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
-from typing import Any
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
@@ -76,9 +75,9 @@ class _Stored:
 
 def listing() -> list[Held]:
     """The events that are held, by table and time."""
-    columns = ", ".join(Held.__dataclass_fields__)
     query = (
-        f"select {columns} from ops.held_events where released_batch is null order by source_table, held_at, event_id"
+        "select source_table, event_id, why, held_at, loaded_by from ops.held_events where released_batch is null"
+        " order by source_table, held_at, event_id"
     )
     with (
         closing(database.connect("realtime")) as connection,
@@ -112,27 +111,36 @@ def hold(
     locks.LockHeld
         When a cycle or a load is at work for too long.
     """
-    contract = CONTRACTS[table]
     readers = {job.name for job in jobs if f"realtime.{table}" in job.reads}
     others = {job.name for job in jobs} - readers
     cycle = locks.hold(LOCK, wait=wait, stop=stop, say=say)
     with cycle, locks.hold(locks.LOADS, wait=wait, stop=stop, say=say), _changing() as cursor:
         reached = {job: batch for job, batch in _reached(table).items() if job not in others}
-        events = _find(cursor, contract, ids)
+        events = _find(cursor, CONTRACTS[table], ids)
         new = {event: stored for event, stored in events.items() if not stored.is_held}
         loaded = {event: _loaded_by(stored, reached) for event, stored in new.items()}
-        if done := [event for event, by in loaded.items() if readers <= by.keys()]:
-            names = ", ".join(sorted(readers)) or "no job"
-            which = ", ".join(map(repr, done))
-            raise AllLoaded(f"{which}: loaded already by every job that reads {table} ({names}); nothing was held")
-        for event, by in loaded.items():
-            cursor.execute(
-                "insert into ops.held_events (source_table, event_id, why, loaded_by) values (%s, %s, %s, %s)"
-                " on conflict (source_table, event_id) do update set why = excluded.why, held_at = clock_timestamp(),"
-                " loaded_by = excluded.loaded_by, released_at = null, released_batch = null",
-                [table, event, why, Json(by)],
-            )
+        _refuse_loaded(table, loaded, readers)
+        _put_aside(cursor, table, loaded, why)
     return Done(list(new), [event for event in events if event not in new])
+
+
+def _refuse_loaded(table: str, loaded: Mapping[str, Mapping[str, int]], readers: Set[str]) -> None:
+    """Refuse events that every reader of the table has loaded; `loaded` has the jobs that have, by event."""
+    if done := [event for event, by in loaded.items() if readers <= by.keys()]:
+        names = ", ".join(sorted(readers)) or "no job"
+        which = ", ".join(map(repr, done))
+        raise AllLoaded(f"{which}: loaded already by every job that reads {table} ({names}); nothing was held")
+
+
+def _put_aside(cursor: Cursor, table: str, loaded: Mapping[str, Mapping[str, int]], why: str) -> None:
+    """Write that the events are held; one that was released before is held anew."""
+    for event, by in loaded.items():
+        cursor.execute(
+            "insert into ops.held_events (source_table, event_id, why, loaded_by) values (%s, %s, %s, %s)"
+            " on conflict (source_table, event_id) do update set why = excluded.why, held_at = clock_timestamp(),"
+            " loaded_by = excluded.loaded_by, released_at = null, released_batch = null",
+            [table, event, why, Json(by)],
+        )
 
 
 def release(table: str, ids: Sequence[str]) -> Done:
@@ -201,20 +209,17 @@ def _loaded_by(stored: _Stored, reached: Mapping[str, int]) -> dict[str, int]:
 def _book(cursor: Cursor, contract: Contract, times: Sequence[datetime]) -> int:
     """Write a release into the ledger and move the head on; its batch. No offset moves, so that savers don't notice."""
     head = read_head(cursor, contract.table, lock=True)
-    batch, ends = head.last_batch + 1, json.dumps(head.end_offsets)
-    row: dict[str, Any] = {
-        **{"source_table": contract.table, "ingest_batch_id": batch, "epoch": head.epoch},
-        **{
-            "query_id": f"{RELEASE}{uuid.uuid4().hex}",
-            "spark_batch_id": -1,
-            "start_offsets": ends,
-            "end_offsets": ends,
-        },
-        **dict.fromkeys(("offset_gaps", "rows_in", "rows_written", "duplicates", "dead_letters"), 0),
-        **{"by_partition": "{}", "latency_buckets": "{}", "first_event_at": min(times), "last_event_at": max(times)},
-    }
+    batch = head.last_batch + 1
     cursor.execute(
-        f"insert into ops.ingest_batches ({', '.join(row)}) values ({', '.join(['%s'] * len(row))})", [*row.values()]
+        "insert into ops.ingest_batches (source_table, ingest_batch_id, epoch, query_id, spark_batch_id, start_offsets,"
+        " end_offsets, offset_gaps, rows_in, rows_written, duplicates, dead_letters, by_partition, latency_buckets,"
+        " first_event_at, last_event_at) values (%(table)s, %(batch)s, %(epoch)s, %(query)s, -1, %(ends)s, %(ends)s,"
+        " 0, 0, 0, 0, 0, '{}', '{}', %(first)s, %(last)s)",
+        {
+            **{"table": contract.table, "batch": batch, "epoch": head.epoch},
+            **{"query": f"{RELEASE}{uuid.uuid4().hex}", "ends": json.dumps(head.end_offsets)},
+            **{"first": min(times), "last": max(times)},
+        },
     )
     cursor.execute(
         "update ops.ingest_heads set last_batch = %s where source_table = %s and last_batch = %s",

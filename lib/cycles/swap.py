@@ -46,7 +46,7 @@ def swap(built: Plan) -> dict[str, int]:
 def _is_filled(rebuilt: Connection, table: Table) -> bool:
     """Whether the rebuild has rows of it; what jobs keep for themselves in `ops` may well be empty."""
     with rebuilt, rebuilt.cursor() as cursor:
-        _execute(cursor, "select from {} limit 1", table)
+        cursor.execute(sql.SQL("select from {} limit 1").format(_place(table)))
         return table.name.startswith("ops.") or cursor.rowcount > 0
 
 
@@ -56,8 +56,8 @@ def _replace(cursor: Cursor, rebuilt: Connection, tables: list[Table], built: Pl
         cuts.supersede(cursor, built.target)
     for table in reversed(tables):
         # facts refuse to be changed by a trigger
-        _execute(cursor, "alter table {} disable trigger user", table)
-        _execute(cursor, "delete from {}", table)
+        cursor.execute(sql.SQL("alter table {} disable trigger user").format(_place(table)))
+        cursor.execute(sql.SQL("delete from {}").format(_place(table)))
     rows = {table.name: _move(rebuilt, cursor, table) for table in tables}
     _move_watermarks(rebuilt, cursor)
     return rows
@@ -72,10 +72,10 @@ def _move(rebuilt: Connection, cursor: Cursor, table: Table) -> int:
         cursor.copy_expert(sql.SQL("copy {} ({}) from stdin (format binary)").format(place, names), file)
     moved = cursor.rowcount
     for column in table.identities:
-        setval = "select setval(pg_get_serial_sequence(%s, %s), greatest(max({}), 1)) from {}"
-        cursor.execute(sql.SQL(setval).format(sql.Identifier(column), place), [table.name, column])
-    _execute(cursor, "alter table {} enable trigger user", table)
-    _execute(cursor, "analyze {}", table)
+        setval = sql.SQL("select setval(pg_get_serial_sequence(%s, %s), greatest(max({}), 1)) from {}")
+        cursor.execute(setval.format(sql.Identifier(column), place), [table.name, column])
+    cursor.execute(sql.SQL("alter table {} enable trigger user").format(place))
+    cursor.execute(sql.SQL("analyze {}").format(place))
     return moved
 
 
@@ -86,10 +86,6 @@ def _move_watermarks(rebuilt: Connection, cursor: Cursor) -> None:
             cut = cuts.watermark(source, job)
             assert cut is not None
             cuts.advance(cursor, job, cut)
-
-
-def _execute(cursor: Cursor, statement: str, table: Table) -> None:
-    cursor.execute(sql.SQL(statement).format(_place(table)))
 
 
 def _place(table: Table) -> sql.Identifier:

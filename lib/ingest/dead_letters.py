@@ -8,6 +8,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import RealDictCursor
@@ -86,7 +87,10 @@ from counted c join ops.dead_letters l on l.dead_letter_id = c.example_id
 order by c.source_table, c.messages desc, c.reason
 """
 
-COLUMNS = ", ".join(Letter.__dataclass_fields__)
+_LETTERS = sql.SQL("select {} from ops.dead_letters").format(
+    sql.SQL(", ").join(map(sql.Identifier, Letter.__dataclass_fields__))
+)
+"""The letters as they are; what follows in a statement says which."""
 
 
 def summary(connection: Connection, *, reason: str | None = None, table: str | None = None) -> list[dict[str, Any]]:
@@ -105,7 +109,7 @@ def read(connection: Connection, dead_letter_id: int) -> Letter:
         When there is none with this id.
     """
     with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
-        cursor.execute(f"select {COLUMNS} from ops.dead_letters where dead_letter_id = %s", [dead_letter_id])
+        cursor.execute(sql.SQL("{} where dead_letter_id = %s").format(_LETTERS), [dead_letter_id])
         rows = cursor.fetchall()
     if not rows:
         raise LetterError(f"there is no dead letter {dead_letter_id}")
@@ -184,21 +188,25 @@ def _newest(connection: Connection) -> int:
         return int(newest)
 
 
+_WITH_IDS = sql.SQL("dead_letter_id = any(%(ids)s)")
+
+_OF_A_KIND = sql.SQL(
+    "source_table = coalesce(%(table)s, source_table) and reason = coalesce(%(reason)s, reason)"
+    " and reason <> %(refused)s and (%(again)s or replayed_at is null)"
+)
+
+
 def _next(cursor: Cursor, choice: Choice, again: bool, after: int, last: int) -> list[Letter]:
     """The next few letters of a choice; replays take turns with this, so that no two send the same one."""
     cursor.execute("select pg_advisory_xact_lock(hashtext('globalmart replay'))")
-    meant = (
-        "dead_letter_id = any(%(ids)s)"
-        if choice.ids
-        else "source_table = coalesce(%(table)s, source_table) and reason = coalesce(%(reason)s, reason)"
-        " and reason <> %(refused)s and (%(again)s or replayed_at is null)"
-    )
     cursor.execute(
-        f"select {COLUMNS} from ops.dead_letters where {meant} and dead_letter_id > %(after)s"
-        f" and dead_letter_id <= %(last)s order by dead_letter_id limit {AT_ONCE}",
+        sql.SQL(
+            "{} where {} and dead_letter_id > %(after)s and dead_letter_id <= %(last)s"
+            " order by dead_letter_id limit %(at_once)s"
+        ).format(_LETTERS, _WITH_IDS if choice.ids else _OF_A_KIND),
         {
             **{"ids": list(choice.ids), "table": choice.table, "reason": choice.reason},
-            **{"refused": REFUSED_BY_DATABASE, "again": again, "after": after, "last": last},
+            **{"refused": REFUSED_BY_DATABASE, "again": again, "after": after, "last": last, "at_once": AT_ONCE},
         },
     )
     return [_letter(row) for row in cursor.fetchall()]

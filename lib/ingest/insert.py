@@ -206,7 +206,7 @@ def _copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
     cursor.copy_expert(statement.format(sql.Identifier(table), columns), buffer, CHUNK)
 
 
-_MERGE = """
+_MERGE = sql.SQL("""
 insert into {table} ({columns}) select {columns} from {incoming} order by kafka_partition, kafka_offset
 on conflict do nothing;
 with compared as (
@@ -219,7 +219,7 @@ with compared as (
 select kafka_partition, count(*) filter (where is_written), count(*) filter (where is_other),
     min(event_at) filter (where is_written), max(event_at) filter (where is_written)
 from compared group by kafka_partition
-"""
+""")
 
 
 def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
@@ -228,13 +228,13 @@ def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
     columns, table = sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(contract.table)
     staging = f"incoming_{contract.table}_{zlib.crc32(repr(contract.added).encode()):08x}"
     incoming = sql.Identifier(staging)
-    create = "create temporary table if not exists {} as select {} from {} limit 0; truncate {}"
-    cursor.execute(sql.SQL(create).format(incoming, columns, table, incoming))
+    create = sql.SQL("create temporary table if not exists {} as select {} from {} limit 0; truncate {}")
+    cursor.execute(create.format(incoming, columns, table, incoming))
     _copy(cursor, staging, rows)
     parts = {"table": table, "columns": columns, "incoming": incoming}
     parts |= {"key": sql.Identifier(contract.key), "time": sql.Identifier(contract.time)}
     parts |= {"incoming_payload": _payload(contract, "i"), "stored_payload": _payload(contract, "t")}
-    cursor.execute(sql.SQL(_MERGE).format(**parts))
+    cursor.execute(_MERGE.format(**parts), {field.name: field.name for field in contract.added})
     stored = Stored()
     for partition, written, conflicts, first, last in cursor.fetchall():
         stored = stored.add(Stored(Counter({partition: written}), Counter({partition: conflicts}), first, last))
@@ -242,10 +242,10 @@ def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
 
 
 def _payload(contract: Contract, alias: str) -> sql.Composable:
-    """What an event said: its declared columns, and one object of all else, wherever it is kept."""
+    """What an event said: its declared columns, and one object of all else, wherever it is kept; each name is a parameter."""
     declared = [sql.Identifier(alias, field.column) for field in contract.fields]
     added = [
-        item for field in contract.added for item in (sql.Literal(field.name), sql.Identifier(alias, field.column))
+        item for field in contract.added for item in (sql.Placeholder(field.name), sql.Identifier(alias, field.column))
     ]
     other = sql.SQL("jsonb_strip_nulls(jsonb_build_object({})) || coalesce({}, '{{}}')")
     return sql.SQL(", ").join([*declared, other.format(sql.SQL(", ").join(added), sql.Identifier(alias, "extra"))])

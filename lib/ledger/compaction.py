@@ -22,7 +22,7 @@ PORTION = 5000
 MOST_SECONDS = 60
 """So long a merge goes on at most; that is a million rows."""
 
-_BOUNDARIES = """
+_BOUNDARIES = sql.SQL("""
 select distinct {table} as batch from ops.cuts
 where {table} >= %(merged)s
     and {table} <= (
@@ -34,7 +34,7 @@ where {table} >= %(merged)s
         where w.job = any(%(readers)s::text[]) having count(*) = cardinality(%(readers)s::text[])
     )
 order by batch
-"""
+""")
 
 
 class Reader(Protocol):
@@ -73,7 +73,7 @@ def _merged(realtime: Connection, table: str) -> int:
 def _boundaries(warehouse: Connection, table: str, readers: list[str], merged: int, days: float) -> list[int]:
     """The last batches of the cuts up to which the ledger may be merged, from where it is merged already."""
     with warehouse, warehouse.cursor() as cursor:
-        query = sql.SQL(_BOUNDARIES).format(table=sql.Identifier(table))
+        query = _BOUNDARIES.format(table=sql.Identifier(table))
         cursor.execute(query, {"readers": readers, "merged": merged, "days": days})
         return [row[0] for row in cursor.fetchall()]
 

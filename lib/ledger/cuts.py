@@ -19,7 +19,10 @@ from lib.schemas import CONTRACTS
 GRACE = timedelta(minutes=15)
 """The run date is the UTC day of so long ago, so that a day is closed only when its last events have arrived."""
 
-_COLUMNS = "cut_id, run_date, " + ", ".join(CONTRACTS)
+_TABLES = sql.SQL(", ").join(map(sql.Identifier, CONTRACTS))
+"""The columns of `ops.cuts` with the last batch of each realtime table."""
+
+_VALID = sql.SQL("select cut_id, run_date, {} from ops.cuts where superseded_by is null").format(_TABLES)
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,8 @@ def _last_batch(ledger: Cursor, table: str, read: int, run_date: date) -> int:
 
 def store_cut(cursor: Cursor, cut: Cut) -> Cut:
     """Store a cut in the caller's transaction, and return it with its number."""
-    insert = "insert into ops.cuts (run_date, {}) values (%s, %s, %s, %s) returning cut_id"
-    tables = sql.SQL(", ").join(map(sql.Identifier, CONTRACTS))
-    cursor.execute(sql.SQL(insert).format(tables), [cut.run_date, *(cut.batches[table] for table in CONTRACTS)])
+    insert = sql.SQL("insert into ops.cuts (run_date, {}) values (%s, %s, %s, %s) returning cut_id").format(_TABLES)
+    cursor.execute(insert, [cut.run_date, *(cut.batches[table] for table in CONTRACTS)])
     row = cursor.fetchone()
     assert row is not None
     return Cut(row[0], cut.run_date, cut.batches)
@@ -129,7 +131,7 @@ def store_cut(cursor: Cursor, cut: Cut) -> Cut:
 
 def cuts_upto(cursor: Cursor, cut_id: int) -> tuple[Cut, ...]:
     """The stored cuts up to this one, in order."""
-    return tuple(_cuts(cursor, "where cut_id <= %s order by cut_id", [cut_id]))
+    return tuple(_cuts(cursor, sql.SQL("and cut_id <= %s order by cut_id"), [cut_id]))
 
 
 def numbered(cursor: Cursor, cut: Cut) -> Cut:
@@ -142,11 +144,10 @@ def numbered(cursor: Cursor, cut: Cut) -> Cut:
 
 def copy_cuts(cursor: Cursor, cuts: Sequence[Cut]) -> None:
     """Store cuts under the numbers that they have; those that are stored already stay."""
-    tables = sql.SQL(", ").join(map(sql.Identifier, CONTRACTS))
     insert = sql.SQL(
         "insert into ops.cuts (cut_id, run_date, {}) overriding system value values (%s, %s, %s, %s, %s)"
         " on conflict do nothing"
-    ).format(tables)
+    ).format(_TABLES)
     for cut in cuts:
         cursor.execute(insert, [cut.cut_id, cut.run_date, *(cut.batches[table] for table in CONTRACTS)])
 
@@ -159,7 +160,7 @@ def supersede(cursor: Cursor, cut: Cut) -> None:
 
 def latest_cut(cursor: Cursor) -> Cut | None:
     """The last cut that was stored."""
-    return next(iter(_cuts(cursor, "order by cut_id desc limit 1")), None)
+    return next(iter(_cuts(cursor, sql.SQL("order by cut_id desc limit 1"))), None)
 
 
 def find_cut(cursor: Cursor, cut: int, run_date: str = "") -> Cut:
@@ -172,7 +173,7 @@ def find_cut(cursor: Cursor, cut: int, run_date: str = "") -> Cut:
     """
     if not cut:
         return next_cut(cursor, date.fromisoformat(run_date) if run_date else None)
-    found = _cuts(cursor, "where cut_id = %s", [cut])
+    found = _cuts(cursor, sql.SQL("and cut_id = %s"), [cut])
     if not found:
         raise LookupError(f"ops.cuts has no cut {cut}, or a fresh rebuild has replaced it")
     return found[0]
@@ -199,8 +200,8 @@ def at_most(cursor: Cursor, cut: Cut, jobs: Sequence[str]) -> tuple[Cut, list[st
 
 def watermark(cursor: Cursor, job: str) -> Cut | None:
     """The cut up to which a job has loaded; None before its first load."""
-    query = "where cut_id = (select cut_id from ops.watermarks where job = %s)"
-    return next(iter(_cuts(cursor, query, [job])), None)
+    loaded = sql.SQL("and cut_id = (select cut_id from ops.watermarks where job = %s)")
+    return next(iter(_cuts(cursor, loaded, [job])), None)
 
 
 def advance(cursor: Cursor, job: str, cut: Cut) -> None:
@@ -218,11 +219,14 @@ def window(cursor: Cursor, job: str, cut: Cut) -> Window:
     if since and cut.cut_id and since.cut_id > cut.cut_id:
         cut = since
     stop = cut.cut_id or None
-    between = _cuts(cursor, "where cut_id <= coalesce(%s, cut_id) and run_date >= %s order by cut_id", [
-        stop, since.run_date if since else date.min,
-    ])  # fmt: skip
+    between = _cuts(
+        cursor,
+        sql.SQL("and cut_id <= coalesce(%s, cut_id) and run_date >= %s order by cut_id"),
+        [stop, since.run_date if since else date.min],
+    )
     first = between[0].cut_id if between else stop
-    before = _cuts(cursor, "where cut_id < coalesce(%s, cut_id + 1) order by cut_id desc limit 1", [first])
+    last_before = sql.SQL("and cut_id < coalesce(%s, cut_id + 1) order by cut_id desc limit 1")
+    before = _cuts(cursor, last_before, [first])
     cuts = [*before, *between] + ([] if cut.cut_id else [cut])
     return Window(since, cut, tuple(cuts))
 
@@ -233,7 +237,7 @@ def past_window(cut: Cut, run_date: date) -> Window:
     return Window(None, past, (past,))
 
 
-def _cuts(cursor: Cursor, condition: str, parameters: Sequence[object] = ()) -> list[Cut]:
-    valid = "(select * from ops.cuts where superseded_by is null) as cuts"
-    cursor.execute(f"select {_COLUMNS} from {valid} {condition}", parameters)
+def _cuts(cursor: Cursor, which: sql.SQL, parameters: Sequence[object] = ()) -> list[Cut]:
+    """Those of the stored cuts that no rebuild has replaced; `which` is what follows in the statement."""
+    cursor.execute(sql.SQL("{} {}").format(_VALID, which), parameters)
     return [Cut(row[0], row[1], dict(zip(CONTRACTS, row[2:], strict=True))) for row in cursor.fetchall()]

@@ -33,10 +33,16 @@ def following(end: int, passed: Sequence[int] | None) -> int:
     return passed[1] if passed and passed[0] <= end <= passed[1] else end
 
 
+_READ = "select epoch, last_batch, end_offsets, passed_offsets from ops.ingest_heads where source_table = %s"
+
+_LOCKED = (
+    "select epoch, last_batch, end_offsets, passed_offsets from ops.ingest_heads where source_table = %s for update"
+)
+
+
 def read_head(cursor: Cursor, table: str, *, lock: bool = False) -> Head:
     """The head of a table; with `lock` no one else moves it before the transaction ends."""
-    query = "select epoch, last_batch, end_offsets, passed_offsets from ops.ingest_heads where source_table = %s"
-    cursor.execute(query + (" for update" if lock else ""), [table])
+    cursor.execute(_LOCKED if lock else _READ, [table])
     row = cursor.fetchone()
     if row is None:
         raise LookupError(f"ops.ingest_heads has no row for {table}: the realtime schema isn't up to date")

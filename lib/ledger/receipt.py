@@ -150,21 +150,17 @@ def read(connection: Connection, contract: Contract, query_id: str, state: State
         ).format(IN_SPANS),
         [*spans, contract.table],
     )
+    live_ms = LIVE_SECONDS * 1000
     latency = database.frame(
         connection,
         sql.SQL(
-            "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),"
-            " count(*) filter (where ms < {live}), count(*) from (select"
+            "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < %s),"
+            " count(*) filter (where ms < %s), count(*) from (select"
             " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t join {spans}"
             " left join ops.ingest_batches b on b.source_table = %s and b.query_id = %s"
             " and b.ingest_batch_id = t.ingest_batch_id) as events"
-        ).format(
-            live=sql.Literal(LIVE_SECONDS * 1000),
-            time=sql.Identifier(contract.time),
-            table=sql.Identifier(contract.table),
-            spans=IN_SPANS,
-        ),
-        [*spans, contract.table, query_id],
+        ).format(time=sql.Identifier(contract.time), table=sql.Identifier(contract.table), spans=IN_SPANS),
+        [live_ms, live_ms, *spans, contract.table, query_id],
     )
     held = database.frame(
         connection,

@@ -54,37 +54,51 @@ select h.source_table, h.last_batch, h.end_offsets, h.passed_offsets,
 from ops.ingest_heads h
 """
 
-NEW = "source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch_id <= %(last)s"
-"""What isn't in the totals yet; two bounds, so that the planner takes the index even where it has no statistics."""
+# What isn't in the totals yet has two bounds, so that the planner takes the index even where it has no statistics.
 
-SUMS = f"""
-select {", ".join(f"sum({name})::bigint as {name}" for name in COUNTS)},
+SUMS = """
+select sum(rows_in)::bigint as rows_in, sum(rows_written)::bigint as rows_written,
+    sum(duplicates)::bigint as duplicates, sum(conflicts)::bigint as conflicts,
     sum(latency_seconds) as latency_seconds,
     extract(epoch from max(committed_at) filter (where rows_in > 0))::float as committed_at
-from ops.ingest_batches where {NEW} having count(*) > 0
+from ops.ingest_batches
+where source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch_id <= %(last)s
+having count(*) > 0
 """
+"""A row with all of `COUNTS`; none where nothing is new."""
 
-LATENCIES = f"""
+LATENCIES = """
 select bucket.key as bound, sum(bucket.value::bigint)::bigint as events
-from ops.ingest_batches, jsonb_each_text(latency_buckets) as bucket where {NEW} group by bucket.key
+from ops.ingest_batches, jsonb_each_text(latency_buckets) as bucket
+where source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch_id <= %(last)s
+group by bucket.key
 """
 
-ACROSS = f"select from ops.ingest_batches where {NEW} and ingest_batch_id - batches < %(after)s"
+ACROSS = """
+select from ops.ingest_batches
+where source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch_id <= %(last)s
+    and ingest_batch_id - batches < %(after)s
+"""
 """Ranges of batches some of which are in the totals already, and some aren't."""
 
-GAPS = f"""
+GAPS = """
 select (select min(bound) from unnest(%(bounds)s) as bound where seconds <= bound) as bound,
     count(*) as commits, sum(greatest(seconds, 0)) as seconds
 from (
     select batches, extract(epoch from committed_at - lag(committed_at) over (order by ingest_batch_id))::float as seconds
-    from ops.ingest_batches where {NEW.replace(">", ">=", 1)}
+    from ops.ingest_batches
+    where source_table = %(table)s and ingest_batch_id >= %(after)s and ingest_batch_id <= %(last)s
 ) as gaps
 where seconds is not null and batches = 1
 group by 1
 """
 """The times between commits, which a range has lost; a clock that was set back counts as none, so that sums never fall."""
 
-LETTERS = f"select reason, count(*) as letters from ops.dead_letters where {NEW} group by reason"
+LETTERS = """
+select reason, count(*) as letters from ops.dead_letters
+where source_table = %(table)s and ingest_batch_id > %(after)s and ingest_batch_id <= %(last)s
+group by reason
+"""
 
 
 def refresh(connection: Connection, totals: Mapping[str, Totals]) -> dict[str, Totals]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extras import Json
 
@@ -44,7 +45,13 @@ class Row:
     numbers: dict[str, Any] | None
 
 
-COLUMNS = ", ".join(Row.__dataclass_fields__)
+_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, Row.__dataclass_fields__))
+
+_RECORD = sql.SQL(
+    "insert into ops.job_runs ({}) values ({})"
+    " on conflict (run_id) do update set (status, finished_at, notebook, report, error, numbers)"
+    " = (excluded.status, excluded.finished_at, excluded.notebook, excluded.report, excluded.error, excluded.numbers)"
+).format(_COLUMNS, sql.SQL(", ").join(map(sql.Placeholder, Row.__dataclass_fields__)))
 
 
 def connect(application: str = "schedule.py") -> Connection:
@@ -88,36 +95,25 @@ def record(connection: Connection, run: Run) -> None:
         "numbers": Json(plain.numbers(run.numbers)) if run.status == "done" else None,
     }
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"insert into ops.job_runs ({COLUMNS}) values ({', '.join(f'%({name})s' for name in values)})"
-            " on conflict (run_id) do update set (status, finished_at, notebook, report, error, numbers)"
-            " = (excluded.status, excluded.finished_at, excluded.notebook, excluded.report, excluded.error,"
-            " excluded.numbers)",
-            values,
-        )
+        cursor.execute(_RECORD, values)
 
 
 def last_runs(connection: Connection, *, status: str | None = None) -> dict[str, Row]:
     """The last run of each job, or the last one that ended with `status`."""
-    return {
-        row.job: row
-        for row in _rows(
-            connection,
-            f"select distinct on (job) {COLUMNS} from ops.job_runs where %(status)s is null or status = %(status)s"
-            " order by job, started_at desc, run_id desc",
-            {"status": status},
-        )
-    }
+    query = sql.SQL(
+        "select distinct on (job) {} from ops.job_runs where %(status)s is null or status = %(status)s"
+        " order by job, started_at desc, run_id desc"
+    ).format(_COLUMNS)
+    return {row.job: row for row in _rows(connection, query, {"status": status})}
 
 
 def find_cycle(connection: Connection, run_or_cycle: str) -> Cycle | None:
     """The cycle that an id means, its own or that of one of its runs; None when there is no such cycle with a cut."""
-    rows = _rows(
-        connection,
-        f"select {COLUMNS} from ops.job_runs where cut_id is not null and cycle_id in"
-        " (select cycle_id from ops.job_runs where run_id = %(id)s or cycle_id = %(id)s)",
-        {"id": plain.storable_text(run_or_cycle)},
-    )
+    query = sql.SQL(
+        "select {} from ops.job_runs where cut_id is not null and cycle_id in"
+        " (select cycle_id from ops.job_runs where run_id = %(id)s or cycle_id = %(id)s)"
+    ).format(_COLUMNS)
+    rows = _rows(connection, query, {"id": plain.storable_text(run_or_cycle)})
     if not rows:
         return None
     first = rows[0]
@@ -140,7 +136,7 @@ def sweep(connection: Connection, *, saver: str = "") -> None:
         )
 
 
-def _rows(connection: Connection, query: str, values: dict[str, Any]) -> list[Row]:
+def _rows(connection: Connection, query: sql.Composable, values: dict[str, Any]) -> list[Row]:
     with connection.cursor() as cursor:
         cursor.execute(query, values)
         return [Row(*row) for row in cursor.fetchall()]

@@ -119,8 +119,10 @@ def ensure_database(settings: Settings, database: str) -> None:
         connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:
             cursor.execute("select from pg_roles where rolname = 'globalmart'")
-            verb = sql.SQL("alter" if cursor.rowcount else "create")
-            cursor.execute(sql.SQL("{} role globalmart login password {}").format(verb, sql.Literal(password)))
+            if cursor.rowcount:
+                cursor.execute("alter role globalmart login password %s", [password])
+            else:
+                cursor.execute("create role globalmart login password %s", [password])
             cursor.execute("select from pg_database where datname = %s", [database])
             if not cursor.rowcount:
                 cursor.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
