@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pandas as pd
 import psycopg2
 from psycopg2 import sql
-from pyspark.sql import DataFrame
 
 from lib.schemas import CONTRACTS
 from lib.warehouse import culprits, dedup
@@ -28,12 +27,6 @@ class Fact:
     def all_columns(self) -> tuple[str, ...]:
         """Every column of the table, but for the time of writing."""
         return ("event_id", *_DIMENSIONS, *self.columns, "ingest_batch_id")
-
-
-def stage(load: Load, fact: Fact, rows: DataFrame) -> str:
-    """Stage rows with natural keys, and return the staging table's name."""
-    more = {"user_id": "varchar(100)", "product_id": "varchar(100)", "country": "varchar(100)", "event_date": "date"}
-    return load.stage(fact.table, rows, like=fact.table, **more)
 
 
 def merge(load: Load, fact: Fact, staged: str) -> int:

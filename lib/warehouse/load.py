@@ -14,6 +14,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, StructField
 
 from lib import database, locks, report, spark
 from lib.jobs import lineage
@@ -112,27 +113,25 @@ class Load:
             raise LookupError(f"{table} has rows by batch, and no job that reads one realtime table writes it")
         return str(sources[0])
 
-    def stage(self, name: str, frame: DataFrame, *, like: str, **more: str) -> str:
+    def stage(self, name: str, frame: DataFrame, *, like: str) -> str:
         """Compute a frame and write it into an unlogged staging table, whose name is returned.
 
-        Its columns have the types of the columns of the table `like` with the same name; `more` gives the types of others.
+        Its columns have the types of the columns of the table `like` with the same name; others have those of the frame.
         """
         table = f"{name}_{uuid.uuid4().hex[:12]}"
+        place, source = sql.Identifier("staging", table), sql.Identifier(*like.split("."))
+        known = set(self.query(_COLUMNS, source.as_string(self.connection))["attname"])
         columns = [
-            sql.SQL("null::{} as {}").format(sql.SQL(more[column]), sql.Identifier(column))
-            if column in more
-            else sql.Identifier(column)
-            for column in frame.columns
+            sql.Identifier(column.name) if column.name in known else _null(column) for column in frame.schema.fields
         ]
-        place = sql.Identifier("staging", table)
         create = sql.SQL("create unlogged table {} as select {} from {} limit 0").format(
-            place, sql.SQL(", ").join(columns), sql.Identifier(*like.split("."))
+            place, sql.SQL(", ").join(columns), source
         )
         with self._waiting_for("postgres"), closing(database.connect("warehouse")) as own, own, own.cursor() as cursor:
             cursor.execute(create)
             cursor.execute(sql.SQL("comment on table {} is %s").format(place), [datetime.now(UTC).isoformat()])
         self._staging.append(table)
-        options = spark.jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": f'staging."{table}"'}
+        options = spark.jdbc("warehouse") | {"batchsize": str(BATCH_SIZE), "dbtable": place.as_string(self.connection)}
         with self._waiting_for("spark"):
             frame.write.format("jdbc").options(**options).mode("append").save()
         self.execute(sql.SQL("analyze {}").format(place))
@@ -243,6 +242,30 @@ class Load:
         _drop(self._staging)
         self.connection.close()
         spark.close(self.session)
+
+
+_COLUMNS = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
+
+_TYPES = {
+    "boolean": sql.SQL("null::boolean"),
+    "int": sql.SQL("null::integer"),
+    "bigint": sql.SQL("null::bigint"),
+    "double": sql.SQL("null::double precision"),
+    "string": sql.SQL("null::text"),
+    "date": sql.SQL("null::date"),
+    "timestamp": sql.SQL("null::timestamptz"),
+}
+
+
+def _null(column: StructField) -> sql.Composable:
+    """A column of PostgreSQL for one of Spark, with nothing in it."""
+    kind = column.dataType
+    null: sql.Composable
+    if isinstance(kind, DecimalType):
+        null = sql.SQL("null::numeric({}, {})").format(sql.Literal(kind.precision), sql.Literal(kind.scale))
+    else:
+        null = _TYPES[kind.simpleString()]
+    return sql.SQL("{} as {}").format(null, sql.Identifier(column.name))
 
 
 def begin(

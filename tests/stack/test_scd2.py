@@ -220,7 +220,7 @@ def move(load: Load, starts: dict[str, int]) -> int:
     rows = load.session.createDataFrame(
         [(name, day(number)) for name, number in starts.items()], "name string, first_date date"
     )
-    moved = scd2.move_starts(load, COLOURS, load.stage("starts", rows, like=COLOURS.table, first_date="date"))
+    moved = scd2.move_starts(load, COLOURS, load.stage("starts", rows, like=COLOURS.table))
     assert scd2.broken(load, COLOURS) == 0
     load.connection.commit()
     return moved
@@ -234,7 +234,7 @@ def infer(load: Load, starts: dict[str, int]) -> int:
     rows = load.session.createDataFrame(
         [(name, day(number)) for name, number in starts.items()], "name string, first_date date"
     )
-    staged = load.stage("members", rows, like=COLOURS.table, first_date="date")
+    staged = load.stage("members", rows, like=COLOURS.table)
     made = scd2.infer(load, WITH_MEMBERS, staged, flag="is_inferred")
     load.connection.commit()
     return made
