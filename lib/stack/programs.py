@@ -36,7 +36,12 @@ KAFKA = {
 }
 """The broker's settings, KRaft in one process; listeners and folders are added from the settings."""
 
-JAVA = "-Duser.timezone=UTC -Xms256m"
+JAVA = "-Duser.timezone=UTC -Xms256m -XX:ReservedCodeCacheSize=512m"
+"""Options of both Spark servers' JVMs.
+
+Each new query brings code of its own. Where the space for compiled code is full, which is 48 MB by default with one compiler,
+the JVM fails in the middle of Spark's scheduler, and the Spark context stops.
+"""
 
 SPARK = {
     "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -193,6 +198,7 @@ PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
     "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
     "metrics": ("", _python("-m", "lib.ledger.metrics")),
+    "watch": ("spark", _python("-m", "lib.stack.watch")),
 }
 """Each program: the part of `GM_EMBEDDED` that it belongs to (none: it is ours in any case), and its command."""
 

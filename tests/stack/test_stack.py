@@ -17,7 +17,7 @@ def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings
     parts_of_stack.up(stack)
     after = parts_of_stack.status(stack)
     running = {name: row["pid"] for name, row in after.items() if row["state"] == "RUNNING"}
-    assert set(running) == {"kafka", "realtime", "warehouse", "spark-speed", "spark-batch"}
+    assert set(running) == {"kafka", "realtime", "warehouse", "spark-speed", "spark-batch", "watch"}
     assert running == {name: before[name]["pid"] for name in running}
 
 
@@ -62,3 +62,32 @@ def _is_ours(process: psutil.Process, config: Settings) -> bool:
         return process.environ().get("GM_STACK") == str(config.data_dir) and bool(process.cmdline())
     except psutil.Error:
         return False
+
+
+HANGING = """
+import os, signal
+from lib.settings import required
+from lib.stack.lifecycle import status
+from lib.stack.watch import Watch
+
+watch = Watch(required(), patience=20, allowed=2)
+assert watch.look() == [], "a server that answers"
+os.kill(status(watch.config)["spark-batch"]["pid"], signal.SIGSTOP)
+watch.patience = 3
+for looks in range(1, 5):
+    if again := watch.look():
+        print(looks, *again)
+        break
+"""
+
+
+def test_a_spark_server_that_runs_and_computes_nothing_is_started_anew(stack: Settings) -> None:
+    before = parts_of_stack.status(stack)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["2 spark-batch"], done.stdout + done.stderr
+    parts_of_stack.await_health(stack)
+    after = parts_of_stack.status(stack)
+    assert after["spark-batch"]["pid"] != before["spark-batch"]["pid"]
+    assert after["spark-speed"]["pid"] == before["spark-speed"]["pid"]
