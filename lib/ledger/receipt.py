@@ -1,5 +1,6 @@
 """The receipt of a saver's run: what it read, and what became of it, as the database has it."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,12 +24,6 @@ POINTS = 120
 """Most points of a chart over time."""
 
 COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
-
-IN_SPANS = sql.SQL(
-    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
-    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
-)
-"""What joins a row of a batch to the spans of batches that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -128,65 +123,82 @@ def _rows(by_partition: dict[str, dict[str, int]]) -> list[dict[str, object]]:
 
 def read(connection: Connection, contract: Contract, query_id: str, state: State) -> Receipt:
     """The receipt of the run that the ledger knows by `query_id`, as the connection's transaction sees it."""
-    batches = database.frame(
-        connection,
-        "select * from ops.ingest_batches where source_table = %s and query_id = %s order by ingest_batch_id",
-        [contract.table, query_id],
-    )
-    spans = _spans(batches)
-    letters = database.frame(
-        connection,
-        sql.SQL(
-            "select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {}"
-            " where source_table = %s group by reason order by messages desc, reason"
-        ).format(IN_SPANS),
-        [*spans, contract.table],
-    )
-    changes = database.frame(
-        connection,
-        sql.SQL(
-            "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes join {}"
-            " where source_table = %s order by created_at"
-        ).format(IN_SPANS),
-        [*spans, contract.table],
-    )
-    latency = database.frame(
-        connection,
-        sql.SQL(
-            "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),"
-            " count(*) filter (where ms < {live}), count(*) from (select"
-            " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t join {spans}"
-            " left join ops.ingest_batches b on b.source_table = %s and b.query_id = %s"
-            " and b.ingest_batch_id = t.ingest_batch_id) as events"
-        ).format(
-            live=sql.Literal(LIVE_SECONDS * 1000),
-            time=sql.Identifier(contract.time),
-            table=sql.Identifier(contract.table),
-            spans=IN_SPANS,
-        ),
-        [*spans, contract.table, query_id],
-    )
-    held = database.frame(
-        connection,
-        sql.SQL(
-            "select h.event_id, h.why, h.held_at from ops.held_events h join {table} t on t.{key} = h.event_id"
-            " join {spans} where h.source_table = %s and h.released_batch is null order by h.held_at, h.event_id"
-        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=IN_SPANS),
-        [*spans, contract.table],
-    )
-    percentiles, live, stored = latency.iloc[0]
+    batches = database.frame(connection, _BATCHES, [contract.table, query_id])
+    find = functools.partial(_find, connection, contract, _spans(batches))
+    percentiles, live, stored = find(_LATENCY, query_id).iloc[0]
     return Receipt(
         table=contract.table,
         query_id=query_id,
         state=state,
         batches=batches,
-        dead_letters=letters,
-        schema_changes=changes,
+        dead_letters=find(_DEAD_LETTERS),
+        schema_changes=find(_SCHEMA_CHANGES),
         latency=dict(zip(("p50", "p95", "p99"), percentiles or (None, None, None), strict=True)),
         live_events=int(live),
         stored_rows=int(stored),
-        held=held,
+        held=find(_HELD),
     )
+
+
+_BATCHES = """
+select * from ops.ingest_batches
+where source_table = %s and query_id = %s
+order by ingest_batch_id
+"""
+
+_IN_SPANS = sql.SQL(
+    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
+    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
+)
+"""What joins a row of a batch to the spans of batches that it lies in."""
+
+_DEAD_LETTERS = """
+select reason, count(*) as messages, min(detail) as example
+from ops.dead_letters join {spans}
+where source_table = %s
+group by reason
+order by messages desc, reason
+"""
+
+_SCHEMA_CHANGES = """
+select column_name, column_type, ingest_batch_id, created_at
+from ops.schema_changes join {spans}
+where source_table = %s
+order by created_at
+"""
+
+_LATENCY = """
+select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),
+    count(*) filter (where ms < {live}),
+    count(*)
+from (
+    select 1000 * extract(epoch from b.committed_at - t.{time})::float as ms
+    from {table} t join {spans}
+    left join ops.ingest_batches b
+        on b.source_table = %s and b.query_id = %s and b.ingest_batch_id = t.ingest_batch_id
+) as events
+"""
+
+_HELD = """
+select h.event_id, h.why, h.held_at
+from ops.held_events h join {table} t on t.{key} = h.event_id join {spans}
+where h.source_table = %s and h.released_batch is null
+order by h.held_at, h.event_id
+"""
+
+
+def _find(
+    connection: Connection, contract: Contract, spans: tuple[list[int], list[int]], query: str, *more: str
+) -> pd.DataFrame:
+    """The rows of a query about these spans of the table's batches; `more` are its parameters behind the table."""
+    statement = sql.SQL(query).format(
+        spans=_IN_SPANS,
+        table=sql.Identifier(contract.table),
+        key=sql.Identifier(contract.key),
+        time=sql.Identifier(contract.time),
+        live=sql.Literal(LIVE_SECONDS * 1000),
+    )
+    return database.frame(connection, statement, [*spans, contract.table, *more])
 
 
 def _spans(batches: pd.DataFrame) -> tuple[list[int], list[int]]:
