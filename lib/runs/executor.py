@@ -113,26 +113,8 @@ def _count(assignment: Assignment, send: Send, error: str | None) -> None:
 def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     """What went wrong, and the exit code that says so."""
     watch = _Watch(assignment, send)
-    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
-    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
     try:
-        executed = papermill.execute_notebook(
-            str(assignment.source),
-            str(assignment.notebook),
-            parameters=dict(assignment.parameters),
-            kernel_name="python3",
-            language="python",
-            cwd=str(ROOT),
-            log_output=False,
-            progress_bar=False,
-            config=Config(
-                NotebookClient={"kernel_manager_class": kernel.Manager, "iopub_timeout": OUTPUT_SECONDS},
-                KernelManager=manager,
-            ),
-            on_cell_start=watch.cell_start,
-            on_cell_executed=watch.cell_end,
-            on_cell_error=watch.cell_error,
-        )
+        executed = _run_cells(assignment, watch)
     except PapermillExecutionError as error:
         # papermill knows the error from the cell's outputs, which of a group of exceptions, say, have none
         name, text = watch.raised or (error.ename, error.evalue)
@@ -151,6 +133,29 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
         message, code = f"{watch.place(early)}: {causes.ENDED_EARLY}", FAILED
     send(("error", message))
     return message, code
+
+
+def _run_cells(assignment: Assignment, watch: "_Watch") -> NotebookNode:
+    """Let papermill execute the notebook's cells, and return the executed notebook."""
+    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
+    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
+    return papermill.execute_notebook(
+        str(assignment.source),
+        str(assignment.notebook),
+        parameters=dict(assignment.parameters),
+        kernel_name="python3",
+        language="python",
+        cwd=str(ROOT),
+        log_output=False,
+        progress_bar=False,
+        config=Config(
+            NotebookClient={"kernel_manager_class": kernel.Manager, "iopub_timeout": OUTPUT_SECONDS},
+            KernelManager=manager,
+        ),
+        on_cell_start=watch.cell_start,
+        on_cell_executed=watch.cell_end,
+        on_cell_error=watch.cell_error,
+    )
 
 
 def _early_end(cells: list[NotebookNode]) -> int | None:
