@@ -129,23 +129,17 @@ def ingest(
     AtWork
         When another run is writing this table, and this one isn't the scheduler's.
     """
-    offsets = backlog(contract)
+    behind = backlog(contract)
     if not publish:
-        return _at_work(contract) or _try_out(session, contract, offsets)
-    run = _Run(session, contract, trigger_interval, max_offsets, catch_up_offsets, watch)
+        return _at_work(contract) or _try_out(session, contract, behind)
+    run = SaverRun(session, contract, trigger_interval, max_offsets, catch_up_offsets, watch)
     run.register()
     for name, value in PLAIN.items():
         session.conf.set(name, value)
     with contextlib.ExitStack() as later:
         try:
-            lag = int(offsets["lag"].sum())
             with contextlib.suppress(KeyboardInterrupt):
-                if run_minutes:
-                    run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
-                    run.follow(time.monotonic() + run_minutes * 60)
-                elif lag:
-                    run.start(catch_up_offsets)
-                    run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
+                run.work(behind, run_minutes)
             later.enter_context(_no_interrupts())
             if run.queries:
                 run.look(quiet=False)
@@ -169,7 +163,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 @dataclass
-class _Query:
+class Query:
     """One of a run's queries."""
 
     handle: Any
@@ -180,7 +174,7 @@ class _Query:
 
 
 @dataclass
-class _Run:
+class SaverRun:
     """A run at work: its queries, the last of which is to write."""
 
     session: SparkSession
@@ -192,7 +186,7 @@ class _Run:
     query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     ceiling: float = float("inf")
     """The largest cap whose batches were not too large."""
-    queries: list[_Query] = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list)
     looked: tuple[float, int] = (0.0, 0)
     """When progress was last looked at, and the last batch then."""
     behind: dict[int, int] = field(default_factory=dict)
@@ -213,22 +207,32 @@ class _Run:
                 )
             self.looked = (time.monotonic(), row[0])
 
+    def work(self, behind: pd.DataFrame, minutes: float) -> None:
+        """Store what comes for so many minutes; with 0 minutes, what `behind`, the backlog, says is there."""
+        lag = int(behind["lag"].sum())
+        if minutes:
+            self.start(self.catch_up_offsets if lag > FAR_BEHIND * self.max_offsets else self.max_offsets)
+            self.follow(time.monotonic() + minutes * 60)
+        elif lag:
+            self.start(self.catch_up_offsets)
+            self.read(dict(zip(behind["partition"], behind["end"], strict=True)))
+
     def start(self, cap: int) -> None:
         """Start a query from the head on; the one before it goes on until this one writes."""
         contract = self.contract
-        offsets = backlog(contract)
+        behind = backlog(contract)
         with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
             epoch = read_head(cursor, contract.table).epoch + 1
-        starts = {contract.topic: {str(row.partition): row.head for row in offsets.itertuples()}}
-        frame = _messages(
+        starts = {contract.topic: {str(row.partition): row.head for row in behind.itertuples()}}
+        frame = read_topic(
             self.session.readStream, contract, startingOffsets=json.dumps(starts), maxOffsetsPerTrigger=cap
         )
         name = f"{contract.table}-{epoch}-{self.query_id[:8]}"
         checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{name}-{uuid.uuid4().hex[:4]}"
-        writer = _written(frame, contract, sink.Writer(epoch, self.query_id))
+        writer = write_in_worker(frame, contract, sink.Writer(epoch, self.query_id))
         writer = writer.queryName(name).option("checkpointLocation", str(checkpoint))
         writer = writer.trigger(processingTime=self.trigger_interval).options(**ASYNCHRONOUS)
-        self.queries.append(_Query(writer.start(), cap, epoch, checkpoint))
+        self.queries.append(Query(writer.start(), cap, epoch, checkpoint))
 
     def follow(self, deadline: float) -> None:
         """Wait until the run is over: its time, or a successor."""
@@ -377,7 +381,7 @@ def _is_unreadable(error: PySparkException) -> bool:
     return causes.TRACEBACK not in text and bool(UNREADABLE.search(text))
 
 
-def _stop(query: _Query) -> None:
+def _stop(query: Query) -> None:
     """Stop a query, and forget its checkpoint, which nobody reads again."""
     query.handle.stop()
     shutil.rmtree(query.checkpoint, ignore_errors=True)
@@ -392,7 +396,7 @@ def _offsets(query: Any, name: str, topic: str) -> dict[int, int]:
     return {int(partition): offset for partition, offset in (offsets or {}).get(topic, {}).items()}
 
 
-def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
+def read_topic(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
     """The topic's messages as they came, committed ones only."""
     patience = settings().stream_retry_seconds * 1000
     source = reader.format("kafka").options(**options).option("subscribe", contract.topic)
@@ -411,7 +415,7 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
     return frame.select("partition", "offset", "key", "value")
 
 
-def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> DataStreamWriter:
+def write_in_worker(messages: DataFrame, contract: Contract, writer: sink.Writer) -> DataStreamWriter:
     """The stream writer whose micro-batches are each one task, which writes its messages and gives nothing on.
 
     The task's Python worker gets them as they are read. `foreachBatch` would start a worker's own query for them, and send
@@ -504,19 +508,19 @@ def _at_work(contract: Contract) -> Receipt | None:
         return receipt.read(connection, contract, row[0], "at work") if row else None
 
 
-def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -> Receipt:
+def _try_out(session: SparkSession, contract: Contract, behind: pd.DataFrame) -> Receipt:
     """Write one batch of what is there in a transaction that is rolled back."""
-    share = CATCH_UP_OFFSETS // len(offsets)
-    rows = list(offsets.itertuples())
+    share = CATCH_UP_OFFSETS // len(behind)
+    rows = list(behind.itertuples())
     starts = {contract.topic: {str(row.partition): row.head for row in rows}}
     ends = {contract.topic: {str(row.partition): min(row.end, row.head + share) for row in rows}}
-    frame = _messages(session.read, contract, startingOffsets=json.dumps(starts), endingOffsets=json.dumps(ends))
+    frame = read_topic(session.read, contract, startingOffsets=json.dumps(starts), endingOffsets=json.dumps(ends))
     try:
         messages = frame.toArrow()
     except PySparkException as error:
         if not _is_unreadable(error):
             raise
-        messages = _fetched(contract, offsets)
+        messages = _fetched(contract, behind)
     query_id = uuid.uuid4().hex
     with closing(database.connect("realtime")) as connection:
         with connection.cursor() as cursor:
