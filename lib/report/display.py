@@ -6,7 +6,6 @@ Every kernel imports this, so what is heavy is imported where it is first used.
 import html
 import json
 import math
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -14,16 +13,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lib.report.theme import TEMPLATE
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-if "plotly" in sys.modules:
-    # Figures take their colours from the template while they are built, long before `show`. Registering it costs
-    # a third of a second, which only notebooks that draw should pay; they import plotly before us, as isort orders it.
-    from lib.report import theme
-
-    theme.use_template()
 
 
 class Progress(Protocol):
@@ -108,8 +102,6 @@ def show(figure: "go.Figure") -> None:
 
     Of a figure without a point there are no empty axes, but its title and a row that says so, as of an empty table.
     """
-    from lib.report import theme
-
     if not any(map(_points, figure.data)):
         title = html.escape(figure.layout.title.text or "")
         row = '<tr><td style="text-align:left">none</td></tr>'
@@ -118,7 +110,7 @@ def show(figure: "go.Figure") -> None:
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
-    figure.update_layout(template=theme.use_template(), margin_t=room, legend_title_text="")
+    figure.update_layout(template=TEMPLATE, margin_t=room, legend_title_text="")
     _display({"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": "(a chart)"})
 
 

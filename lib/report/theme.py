@@ -9,15 +9,14 @@ FONT = '-apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation 
 INK, MUTED, LINE, GRID = "#27323a", "#5b6770", "#c5ccd3", "#e6eaee"
 
 
-def use_template() -> str:
-    """Make the template the default of new figures and return its name; a second call does nothing.
+def use_template() -> None:
+    """Register the template, and make it the default of new figures.
 
-    plotly.express bakes the default's colours into a figure as it builds it, so this has to come first.
+    `lib.report` calls it when it is imported, since plotly.express writes the default's colours into a figure while it
+    builds it: to set the template when the figure is shown would be too late.
     """
-    if TEMPLATE not in pio.templates:
-        pio.templates[TEMPLATE] = {"layout": _layout(), "data": _traces()}
-        pio.templates.default = TEMPLATE
-    return TEMPLATE
+    pio.templates[TEMPLATE] = {"layout": _layout(), "data": _traces()}
+    pio.templates.default = TEMPLATE
 
 
 AXIS = {
