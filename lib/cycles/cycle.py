@@ -69,11 +69,11 @@ def run_cycle(
         parallel = parallel or settings().parallel_jobs
         runs = run_in_order(others, over_cut, parallel, stop, notify, before=runs, cycle=cycle)
         if resume is None:
-            _merge_ledger(stop)
+            merge_ledger(stop)
         return runs
 
 
-def _merge_ledger(stop: Event) -> None:
+def merge_ledger(stop: Event) -> None:
     """Merge old rows of the ledger; where that fails the cycle is none the worse for it, and the next one tries again."""
     try:
         compaction.merge(scan(settings().notebooks_dir)[0], days=settings().ledger_days, stop=stop)

@@ -68,7 +68,7 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
     try:
         while True:
             jobs, problems = scan(settings().notebooks_dir)
-            known = _say_changes(problems, known)
+            known = say_changes(problems, known)
             if streams:
                 _start_savers(savers, jobs, stop, notify)
             if cron:
@@ -86,7 +86,7 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
             connection.close()
 
 
-def _say_changes(problems: list[Problem], known: set[str]) -> set[str]:
+def say_changes(problems: list[Problem], known: set[str]) -> set[str]:
     """Name each notebook that is broken, in a line, unless it was so already; what is said now."""
     lines = broken_lines(problems)
     for line in lines:
@@ -152,10 +152,10 @@ def keep_running(job: Job, stop: Event, notify: Notify) -> None:
             sleep=sleep_using_event(stop),
             before_sleep=_log_failure,
             retry_error_callback=lambda state: None,
-        )(_run_savers, job, stop, notify)
+        )(run_in_succession, job, stop, notify)
 
 
-def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
+def run_in_succession(job: Job, stop: Event, notify: Notify) -> None:
     """Run after run of a saver, until `stop` is set or one fails; of failures only those soon after the start count.
 
     A successor is started before its predecessor ends, and takes over with its first micro-batch: nothing waits while

@@ -32,7 +32,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KIND: dict[str, Kind] = {"boolean": "boolean", "text": "string", "numeric": "numeric"}
 _SQL = {kind: type_ for type_, kind in _KIND.items()}
 
-_waiting: WeakKeyDictionary[Connection, dict[tuple[str, str], float]] = WeakKeyDictionary()
+postponed: WeakKeyDictionary[Connection, dict[tuple[str, str], float]] = WeakKeyDictionary()
 """When a field (table, name) that a reader kept from its column may be tried again, by connection: a worker outlives its
 query, and may write to several databases."""
 
@@ -78,7 +78,7 @@ def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Sha
 
     The first value that isn't null decides the type. Where the database doesn't add them, they stay in `extra` for now.
     """
-    fields = list(_new_fields(now, events, _waiting.get(cursor.connection, {})))
+    fields = list(_new_fields(now, events, postponed.get(cursor.connection, {})))
     if not fields:
         return now
     names = [field.name for field in fields]
@@ -100,8 +100,8 @@ def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Sha
 
 def _wait(connection: Connection, table: str, fields: Iterable[Field]) -> None:
     now = time.monotonic()
-    left = {field: until for field, until in _waiting.get(connection, {}).items() if until > now}
-    _waiting[connection] = left | {(table, field.name): now + PAUSE_SECONDS for field in fields}
+    left = {field: until for field, until in postponed.get(connection, {}).items() if until > now}
+    postponed[connection] = left | {(table, field.name): now + PAUSE_SECONDS for field in fields}
 
 
 def _new_fields(now: Shape, events: Iterable[Event], waiting: Mapping[tuple[str, str], float]) -> Iterator[Field]:

@@ -129,7 +129,7 @@ class _Storing:
         decoded = decode_batch(self.shape.contract, messages["value"].to_pylist(), self.now)
         shape = evolution.grow(self.cursor, self.shape, decoded.odd.values(), self.batch)
         events = _placed(decoded.rows(shape.contract), messages, self.batch)
-        stored = _insert(self.cursor, shape.contract, events) if len(events) else Stored()
+        stored = insert_events(self.cursor, shape.contract, events) if len(events) else Stored()
         stored.times = events[shape.contract.time].chunks
         stored.dead = {start + place: why for place, why in decoded.dead.items()}
         return stored, shape
@@ -183,7 +183,8 @@ def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
     return events.append_column("ingest_batch_id", pa.repeat(pa.scalar(batch, pa.int64()), len(events)))
 
 
-def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+def insert_events(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+    """Copy the events into their table; where one of them is there already, through a temporary table."""
     try:
         with savepoint(cursor):
             _copy(cursor, contract.table, rows)

@@ -108,7 +108,7 @@ class Exporter(Collector):
             up = GaugeMetricFamily("globalmart_up", "Whether a part of the stack answers.", labels=["part"])
             up.add_metric(["realtime"], self._realtime.is_up)
             up.add_metric(["kafka"], self._kafka.is_up)
-            return [up, *_counters(self._totals), *_histograms(self._totals), *_gauges(self._totals, offsets)]
+            return [up, *counters(self._totals), *histograms(self._totals), *gauges(self._totals, offsets)]
 
     def close(self) -> None:
         """Give all connections back."""
@@ -137,7 +137,8 @@ def _offsets(client: KafkaAdminClient) -> Offsets:
 # --- the families
 
 
-def _counters(totals: dict[str, Totals]) -> list[Metric]:
+def counters(totals: dict[str, Totals]) -> list[Metric]:
+    """What has been counted of each table since its ledger began."""
     families = []
     for column, name, text in (
         ("rows_in", "messages", "Messages read from Kafka: rows, duplicates and dead letters."),
@@ -165,7 +166,8 @@ def _counters(totals: dict[str, Totals]) -> list[Metric]:
     return [*families, dead, batches, changes]
 
 
-def _histograms(totals: dict[str, Totals]) -> list[Metric]:
+def histograms(totals: dict[str, Totals]) -> list[Metric]:
+    """Each table's latencies, and the times between its commits."""
     latency = HistogramMetricFamily(
         "globalmart_ingest_latency_seconds", "From an event's own time to its batch in the ledger.", labels=["table"]
     )
@@ -175,12 +177,12 @@ def _histograms(totals: dict[str, Totals]) -> list[Metric]:
     for table, known in totals.items():
         # a ledger without sums: buckets alone, which is what Prometheus then expects
         total = known.latency_seconds or None
-        latency.add_metric([table], _cumulative(known.latencies, LATENCY_SECONDS), total)
-        interval.add_metric([table], _cumulative(known.intervals, ledger.INTERVALS), known.interval_seconds)
+        latency.add_metric([table], cumulative(known.latencies, LATENCY_SECONDS), total)
+        interval.add_metric([table], cumulative(known.intervals, ledger.INTERVALS), known.interval_seconds)
     return [latency, interval]
 
 
-def _cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[str, float]]:
+def cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[str, float]]:
     """For each bound the number of all that isn't above it, as Prometheus wants it."""
     return [
         ("+Inf" if math.isinf(limit) else str(limit), sum(count for bound, count in counts.items() if bound <= limit))
@@ -188,7 +190,8 @@ def _cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[s
     ]
 
 
-def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
+def gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
+    """What is true of each table now; the lag of those whose `offsets` Kafka has told."""
     committed = GaugeMetricFamily(
         "globalmart_ingest_last_commit_timestamp_seconds", "When the last micro-batch was committed.", labels=["table"]
     )

@@ -102,7 +102,7 @@ def close(run: Run, notify: Notify) -> None:
     notify(run)
 
 
-_owed: dict[str, Run] = {}
+unrecorded: dict[str, Run] = {}
 """Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
 
 
@@ -123,9 +123,9 @@ def _record(run: Run, *, patience: float = 0) -> str | None:
         problem = one_line(f"{type(error).__name__}: {error}")
         logger.error("%s, %s, couldn't be recorded: %s", run.run_id, run.status, problem)
         if run.status != "running":
-            _owed[run.run_id] = run
+            unrecorded[run.run_id] = run
         return problem
-    for late in list(_owed.values()):
+    for late in list(unrecorded.values()):
         with contextlib.suppress(psycopg2.Error):
             _record_once(late)
     return None
@@ -134,7 +134,7 @@ def _record(run: Run, *, patience: float = 0) -> str | None:
 def _record_once(run: Run) -> None:
     with registry.warehouse() as connection:
         registry.record(connection, run)
-    _owed.pop(run.run_id, None)
+    unrecorded.pop(run.run_id, None)
 
 
 def _refresh_gallery() -> None:

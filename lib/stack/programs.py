@@ -82,10 +82,11 @@ def prepare(config: Settings) -> None:
         if database in config.parts:
             postgres.initialise(config, database)
     if "kafka" in config.parts:
-        _prepare_kafka(config)
+        prepare_kafka(config)
 
 
-def _prepare_kafka(config: Settings) -> None:
+def prepare_kafka(config: Settings) -> None:
+    """Write the broker's settings, and format its folder the first time."""
     folder = config.data_dir / "kafka"
     folder.mkdir(exist_ok=True)
     listeners = f"PLAINTEXT://127.0.0.1:{config.kafka_port},CONTROLLER://127.0.0.1:{config.kafka_controller_port}"
@@ -112,11 +113,12 @@ def _kafka_java(config: Settings) -> list[str]:
     return [_java(), "-Xmx512m", "-Xms128m", log, "-cp", f"{config.jars_dir}/kafka/*"]
 
 
-def _kafka(config: Settings) -> list[str]:
+def kafka_command(config: Settings) -> list[str]:
+    """The command line of the broker."""
     return [*_kafka_java(config), "kafka.Kafka", str(config.data_dir / "kafka" / "server.properties")]
 
 
-def _spark(config: Settings, layer: str) -> list[str]:
+def _spark_command(config: Settings, layer: str) -> list[str]:
     folder = config.data_dir / f"spark-{layer}"
     (folder / "local").mkdir(parents=True, exist_ok=True)
     options = (
@@ -184,11 +186,11 @@ def _python(*arguments: str) -> Callable[[Settings], list[str]]:
 
 
 PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
-    "kafka": ("kafka", _kafka),
+    "kafka": ("kafka", kafka_command),
     "realtime": ("realtime", lambda config: postgres.command(config, "realtime")),
     "warehouse": ("warehouse", lambda config: postgres.command(config, "warehouse")),
-    "spark-speed": ("spark", lambda config: _spark(config, "speed")),
-    "spark-batch": ("spark", lambda config: _spark(config, "batch")),
+    "spark-speed": ("spark", lambda config: _spark_command(config, "speed")),
+    "spark-batch": ("spark", lambda config: _spark_command(config, "batch")),
     "savers": ("", _python(str(ROOT / "schedule.py"), "start", "--no-cron")),
     "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),

@@ -47,7 +47,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setattr(attempt, "refresh_gallery", lambda *_: None)
     monkeypatch.setattr(attempt, "execute", lambda run, **_: run.finish("done"))
     monkeypatch.setattr(attempt, "RECORD_SECONDS", 0)
-    monkeypatch.setattr(attempt, "_owed", {})
+    monkeypatch.setattr(attempt, "unrecorded", {})
     return there
 
 
@@ -91,7 +91,7 @@ def test_an_end_that_could_not_be_recorded_is_recorded_with_one_of_the_next_runs
     rows.planned = {}
     run(job("b"))
     assert rows.rows["a"] == ("failed", "done, but that couldn't be recorded: OperationalError: away")
-    assert attempt._owed == {}
+    assert attempt.unrecorded == {}
 
 
 def test_a_run_that_can_not_be_followed_is_killed_and_the_others_go_on(
