@@ -1,4 +1,4 @@
-"""The receipt of a saver's run: what it read, and what became of it, as the database has it."""
+"""The receipt of a saver run: what it read, and what became of each message, by what the database says."""
 
 import functools
 from collections import Counter
@@ -18,7 +18,7 @@ from lib.schemas import Contract
 State = Literal["published", "tried out", "at work"]
 
 LIVE_SECONDS = 60
-"""An event that is older when it is committed is back-dated or late: it says nothing about latency."""
+"""An event that is older than this at its commit is back-dated or late, and says nothing about latency."""
 
 POINTS = 120
 """Most points of a chart over time."""
@@ -28,11 +28,12 @@ COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one run of a saver did, and whether it was kept.
+    """What one saver run did, and whether it was kept.
 
-    `batches` has one row per micro-batch of the ledger, or range of old ones, `dead_letters` one per reason with an
-    example, `schema_changes` one per added column; `latency` is event time to commit in milliseconds (p50, p95, p99) of
-    the `live_events`, younger than a minute and in no range; `stored_rows` are counted in the table itself.
+    `batches` are its rows of the ledger: one per micro-batch, or per range of old ones that were merged. `dead_letters` has
+    one row per reason with an example, `schema_changes` one per added column. `latency` is the time from event to commit
+    in milliseconds (p50, p95, p99) of the `live_events`: those that were committed within a minute, at a time that the
+    ledger still has. `stored_rows` are counted in the table itself.
     """
 
     table: str
@@ -45,14 +46,14 @@ class Receipt:
     live_events: int
     stored_rows: int
     held: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Those of the stored events that loads go on without: `event_id`, `why`, `held_at`."""
+    """Those of the stored events that are held: `event_id`, `why`, `held_at`."""
 
     def total(self, column: str) -> int:
         """The sum of a count over the run's batches."""
         return int(self.batches[column].sum())
 
     def check(self) -> pd.DataFrame:
-        """What has to be true of every run, one row each: what is compared (`check`), `expected` and `found`.
+        """Check what has to be true of every run, and return a row for each check: `check`, `expected`, `found`.
 
         Raises
         ------
@@ -72,7 +73,10 @@ class Receipt:
         return pd.DataFrame(rows, columns=["check", "expected", "found"]).astype({"expected": str, "found": str})
 
     def follow_on(self) -> bool:
-        """Whether each batch begins where the one before it ended. Their numbers leave out those of releases."""
+        """Whether the offsets of each batch begin where those of the one before it end.
+
+        Numbers may be missing between two batches: a release of held events takes one, too.
+        """
         ends: dict[str, int] = {}
         for batch in self.batches.itertuples():
             if not ends.items() <= batch.start_offsets.items():
@@ -150,7 +154,7 @@ _IN_SPANS = sql.SQL(
     "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
     " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
 )
-"""What joins a row of a batch to the spans of batches that it lies in."""
+"""Joins a row to the span of batches in which its `ingest_batch_id` lies."""
 
 _DEAD_LETTERS = """
 select reason, count(*) as messages, min(detail) as example
@@ -202,7 +206,7 @@ def _find(
 
 
 def _spans(batches: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """The batches of these ledger rows as spans `(after, upto]`: their bounds."""
+    """The batches that these ledger rows stand for, as spans `(after, upto]`: all lower bounds, and all upper ones."""
     after: list[int] = []
     upto: list[int] = []
     for last, number in zip(batches["ingest_batch_id"], batches["batches"], strict=True):
