@@ -1,4 +1,4 @@
-"""`schedule.py dead-letters`: see what couldn't be stored, and send it again once it is mended."""
+"""`schedule.py dead-letters`: see what couldn't be stored, and send it again once the cause is mended."""
 
 import json
 import logging
@@ -97,7 +97,7 @@ def replay(
     """
     from lib.ingest import dead_letters
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised
     choice = dead_letters.Choice(ids or (), reason, table)
     sent = left = 0
     with realtime() as connection:
@@ -114,7 +114,7 @@ def replay(
 @contextmanager
 def realtime() -> Iterator[Connection]:
     """A connection to the realtime database, with errors for people."""
-    # pandas and Kafka's client take a second to import, which other commands shouldn't cost
+    # pandas and Kafka's client take a second to import, which other commands shouldn't spend
     from lib import database
     from lib.ingest import dead_letters
 

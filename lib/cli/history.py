@@ -1,4 +1,4 @@
-"""`schedule.py backfill` and `schedule.py rebuild`: snapshots of past days, and the warehouse made again."""
+"""`schedule.py backfill` and `schedule.py rebuild`: snapshots of past days, and the warehouse computed again."""
 
 import signal
 from collections.abc import Iterable, Iterator

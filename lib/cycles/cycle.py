@@ -41,16 +41,16 @@ def run_cycle(
     notify: Notify,
     say: Callable[[str], None],
 ) -> list[Run]:
-    """Run the jobs over one cut; a job that isn't done makes those that depend on it `skipped`.
+    """Run the jobs over one cut; when a job isn't done, those that depend on it are `skipped`.
 
     Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
-    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom. At last a new cut's
-    cycle merges what is old in the ledger.
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for which. A cycle that has opened
+    a cut ends with merging old rows of the ledger.
 
     Raises
     ------
     locks.LockHeld
-        When another cycle is at work for too long.
+        When another cycle is at work and doesn't end in time.
     """
     jobs = [job for job in jobs if resume is None or job.name not in resume.done]
     savers = [job for job in jobs if job.schedule == "stream"]
@@ -74,7 +74,7 @@ def run_cycle(
 
 
 def merge_ledger(stop: Event) -> None:
-    """Merge old rows of the ledger; where that fails the cycle is none the worse for it, and the next one tries again."""
+    """Merge old rows of the ledger; a failure is logged, and the next cycle tries again."""
     try:
         compaction.merge(scan(settings().notebooks_dir)[0], days=settings().ledger_days, stop=stop)
     except psycopg2.Error as error:
@@ -90,7 +90,7 @@ def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
 
 
 def _run_saver(job: Job, run_one: Callable[..., Run], notify: Notify) -> Run:
-    """Run a saver once; one that is at work already is left alone."""
+    """Run a saver once, unless it is at work already."""
     today = datetime.now(UTC).date()
     try:
         with locks.hold(job.name):
@@ -177,7 +177,7 @@ def _is_bad(run: Run) -> bool:
 
 
 def _run_whatever_comes(run_one: Callable[[Job], Run], job: Job, cycle: Cycle | None, notify: Notify) -> Run:
-    """Run a job; what it raises instead of a run is one that has failed, and is nothing to the others of the cycle."""
+    """Run a job; an error that it raises becomes a failed run, so that the other jobs of the cycle go on."""
     try:
         return run_one(job)
     except Exception as error:

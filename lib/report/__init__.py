@@ -1,6 +1,6 @@
-"""What people see. Notebooks say `from lib import report`, and have what `lib.report.display` shows and tells.
+"""What people see. With `from lib import report` a notebook has the functions of `lib.report.display`.
 
-Whatever else was imported before or after, charts that are made from then on have the project's look.
+Charts that are made after that import have the project's look, whether plotly was imported before it or after it.
 """
 
 from lib.report import theme
