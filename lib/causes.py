@@ -25,7 +25,7 @@ QUALIFIED = re.compile(r"(?:[a-z_]\w*\.)+([A-Z][\w$]*)(?:: |\n|$)")
 STATES = re.compile(r"( SQLSTATE: \w{5})+$")
 
 
-def told(name: str, text: str) -> str:
+def brief(name: str, text: str) -> str:
     """An exception in a line: its class and its text.
 
     Spark wraps errors of a streaming query, of Java and of its Python processes in others. The line then begins with the

@@ -89,7 +89,7 @@ def replay(
     again: Annotated[bool, typer.Option("--again", help="Also those that were replayed already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
 ) -> None:
-    """Send letters to their topics again, as they stand or mended, and stamp them.
+    """Send letters to their topics again, unchanged or mended, and stamp them.
 
     Only what the decoder takes today is sent: after a correction of the contract, when a time in the future has come,
     or with a mended payload. The others are named and left, and the exit code is 1. What the database itself refused

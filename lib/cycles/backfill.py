@@ -42,7 +42,7 @@ def plan(jobs: Sequence[Job], first: date, last: date, *, again: bool = False) -
     Raises
     ------
     JobError
-        When there is no such day, or none of the jobs could make something on any of them.
+        When `first` is after `last`, `last` is in the future, or no job has something to make on any of the days.
     """
     with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
         today = cuts.next_cut(cursor).run_date

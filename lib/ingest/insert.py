@@ -115,7 +115,7 @@ class _Storing:
         try:
             with savepoint(self.cursor):
                 stored, shape = self._store_whole(start, stop)
-        except Exception as error:  # whatever it is: only the message that raises it may be lost to its table
+        except Exception as error:  # whatever it is, it must cost only the message that raises it
             if is_elsewhere(error):
                 raise
             if stop - start > 1:

@@ -1,4 +1,4 @@
-"""One micro-batch into the realtime database: rows, dead letters, ledger row and head in one transaction.
+"""Writes one micro-batch into the realtime database: rows, dead letters, ledger row and head in one transaction.
 
 The head row (`ops.ingest_heads`) says what is stored. It is locked first. Messages below it are skipped; a batch that
 leaves out messages above it stops the run; a run that another one has taken over from can't write any more. So a batch

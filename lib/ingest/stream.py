@@ -1,8 +1,8 @@
 """A saver run: from Kafka to the realtime database, beginning at the head.
 
 Every saver notebook calls `ingest` with its contract. A Spark query brings the raw messages, and its Python worker writes
-each micro-batch through `lib.ingest.sink`. A checkpoint folder belongs to one query; where reading begins is said by the
-head alone. A run may use several queries one after the other, each with an epoch of its own: with a larger cap while it
+each micro-batch through `lib.ingest.sink`. A checkpoint folder belongs to one query; the head alone says
+where reading begins. A run may use several queries one after the other, each with an epoch of its own: with a larger cap while it
 catches up, with a smaller one where messages are huge. The next query starts before the last one is stopped, and takes
 over with its first micro-batch.
 """
@@ -265,7 +265,7 @@ class SaverRun:
             return bool(query.handle.awaitTermination(seconds))
         except PySparkException as error:
             # only the class at its beginning counts: what the error quotes may hold the names of our errors
-            raised = causes.told("", str(error)).partition(":")[0]
+            raised = causes.brief("", str(error)).partition(":")[0]
             if raised == sink.Fenced.__name__:
                 return True
             if raised == BatchTooLarge.__name__ and query.cap > 1:

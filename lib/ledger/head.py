@@ -1,4 +1,4 @@
-"""Where ingestion of a table stands: the head row, which is the truth of ingestion."""
+"""How far ingestion of a table has come: its head, the row that says what is stored."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 60.0)
 
 @dataclass(frozen=True)
 class Head:
-    """Where ingestion of a table stands: the last ledger batch, and the next offset of each partition.
+    """How far ingestion of a table has come: the last ledger batch, and the next offset of each partition.
 
     `passed_offsets` has, by partition, a stretch of offsets that no message has (see `pass_over`): where the head was when
     that was noted, and the next offset to read.

@@ -191,7 +191,7 @@ def cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[st
 
 
 def gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
-    """What is true of each table now; the lag of those whose `offsets` Kafka has told."""
+    """What holds for each table now, with the lag of those whose `offsets` Kafka has given."""
     committed = GaugeMetricFamily(
         "globalmart_ingest_last_commit_timestamp_seconds", "When the last micro-batch was committed.", labels=["table"]
     )

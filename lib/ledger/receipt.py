@@ -194,7 +194,7 @@ order by h.held_at, h.event_id
 def _find(
     connection: Connection, contract: Contract, spans: tuple[list[int], list[int]], query: str, *more: str
 ) -> pd.DataFrame:
-    """The rows of a query about these spans of the table's batches; `more` are its parameters behind the table."""
+    """The rows of a query about these spans of the table's batches; `more` are its parameters after the table."""
     statement = sql.SQL(query).format(
         spans=_IN_SPANS,
         table=sql.Identifier(contract.table),

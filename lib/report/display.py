@@ -33,7 +33,7 @@ class Progress(Protocol):
 def glue(**numbers: Any) -> None:
     """Record numbers of this run through scrapbook, one scrap per name.
 
-    They become plain JSON: a number of numpy one of Python, a Decimal an int if it is whole and a float if not, a date
+    They become plain JSON: numpy's numbers become Python's, a Decimal an int if it is whole, else a float, dates texts in
     ISO 8601; NaN, infinity, NaT, NA and None become null. Lists and mappings may hold any of these.
 
     Raises

@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """The first folder of the notebook: what kind of job it is; empty for one that stands in none."""
+        """The first folder of the notebook: what kind of job it is; empty for one that is in none."""
         return self.job.partition("/")[0] if "/" in self.job else ""
 
     @property

@@ -38,7 +38,7 @@ def render(notebook: Path, html: Path, *, assets: Path, error: str | None = None
     notebook
         `runs/<job>/<run_date>/<run_id>.ipynb`; the job, its day and its run id are read off that path.
     html
-        The report; its links are relative to where it stands.
+        The report; its links are relative to its folder.
     assets
         `runs/assets`; plotly.min.js is copied there once.
     error
@@ -189,6 +189,6 @@ def _exporter() -> HTMLExporter:
 
 
 def _figure(figure: dict[str, Any]) -> str:
-    """A figure as JSON that can stand in a script element."""
+    """A figure as JSON that is safe in a script element."""
     drawn = {part: figure[part] for part in ("data", "layout", "frames") if part in figure}
     return json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")

@@ -118,7 +118,7 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     except PapermillExecutionError as error:
         # papermill takes the error from the cell's outputs, where it is missing for a group of exceptions, say
         name, text = watch.raised or (error.ename, error.evalue)
-        message, code = f"{watch.place(error.cell_index)}: {causes.told(name, text)}", FAILED
+        message, code = f"{watch.place(error.cell_index)}: {causes.brief(name, text)}", FAILED
     except DeadKernelError:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
@@ -126,7 +126,7 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     except Exception as error:
         # a cell's output can make papermill and nbclient raise anything
         traceback.print_exc()
-        message, code = f"{watch.where}: {causes.told(type(error).__name__, str(error))}", FAILED
+        message, code = f"{watch.where}: {causes.brief(type(error).__name__, str(error))}", FAILED
     else:
         if (early := _early_end(executed.cells)) is None:
             return None, 0
@@ -243,7 +243,10 @@ def _redirect_output(log: Path) -> None:
 
 
 def _end_with_scheduler(run_id: str) -> None:
-    """Wait for the end of the scheduler, then kill this run, whose end nobody would record; the next scheduler runs it again."""
+    """Wait for the end of the scheduler, then kill this run, since nobody would record its end.
+
+    What it hasn't committed is rolled back; the next cycle does it again.
+    """
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
