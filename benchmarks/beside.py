@@ -122,7 +122,7 @@ def prepare_drain(opened: ExitStack, state: dict[str, Any], events: int, _: int)
     sent = produce(simulate(scenario), TOPICS, bootstrap=config.kafka_bootstrap).acknowledged
     state |= {"config": config, "sent": sent}
     for _number in range(WARM_UP):
-        drain._savers(config, sent, 10_000)
+        drain.run_savers(config, sent, 10_000)
     return {}
 
 
@@ -130,7 +130,7 @@ def catch_up(_: ExitStack, state: dict[str, Any], cap: int) -> dict[str, float]:
     """Drain the backlog: events/s, and CPU of all parts."""
     from benchmarks import drain
 
-    record = drain._savers(state["config"], state["sent"], cap)
+    record = drain.run_savers(state["config"], state["sent"], cap)
     return {f"catch-up at {cap:,}, events/s": record["events/s"], f"catch-up at {cap:,}, CPU s": record["CPU s"]}
 
 

@@ -48,7 +48,7 @@ def measure(events: int, rounds: int) -> pd.DataFrame:
         with debezium.running(config) as worker:
             for number in range(WARM_UP):
                 throwaway.say(f"warm-up {number + 1} of {WARM_UP} …")
-                _savers(config, sent, CAPS[0])
+                run_savers(config, sent, CAPS[0])
                 _debezium(config, worker, tables.fingerprints(config.dsn("realtime", admin=True)))
             return pd.DataFrame(
                 [
@@ -69,7 +69,7 @@ def _starts(config: Settings, number: int, rounds: int) -> dict[str, float]:
 def _warm(config: Settings, worker: debezium.Worker, sent: Counter[str], number: int, rounds: int) -> Iterator[Record]:
     throwaway.say(f"warm, round {number} of {rounds} …")
     for cap in CAPS:
-        yield _savers(config, sent, cap)
+        yield run_savers(config, sent, cap)
     expected = tables.fingerprints(config.dsn("realtime", admin=True))
     batches = limit.rows(config, LIMIT_BATCH)
     yield _debezium(config, worker, expected)
@@ -106,7 +106,7 @@ def _savers_start(config: Settings, cap: int) -> float:
     return float((_ledger(config)["committed_at"].max() - began).total_seconds())
 
 
-def _savers(config: Settings, sent: Counter[str], cap: int) -> Record:
+def run_savers(config: Settings, sent: Counter[str], cap: int) -> Record:
     """Drain over the Spark server that runs."""
     reset(config)
     _await_port(config.spark_speed_port)

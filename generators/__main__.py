@@ -142,12 +142,12 @@ def main(
 
 
 def share(events: Iterable[Event], tables: Container[str]) -> Iterator[Event]:
-    """Those events of the whole simulation that are for these tables."""
+    """Those of the events that are for these tables."""
     return (event for event in events if event.table in tables)
 
 
 def _send(scenario: Scenario, topics: dict[str, str], bootstrap: str) -> Delivery:
-    """Send the scenario's events of these tables until they end or somebody stops us; with a bar on a terminal."""
+    """Send the scenario's events for these topics until they end or a signal comes; a terminal shows a progress bar."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -165,7 +165,7 @@ def _send(scenario: Scenario, topics: dict[str, str], bootstrap: str) -> Deliver
 
 
 def _quiet_kafka() -> None:
-    """Keep the client's own log off the terminal: what matters comes back as errors."""
+    """Keep the client's own log off the terminal; what matters is raised."""
     logger = logging.getLogger("kafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False

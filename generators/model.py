@@ -10,7 +10,7 @@ from generators.events import Event
 from generators.shop import Shop
 
 EVENTS_PER_DAY = 1600
-"""Length of a history that isn't told how many events it has."""
+"""How many events a day of history has, when no number is given."""
 SECONDS_BETWEEN_STEPS = 10
 """How long a shopper takes over a step, when there are enough users for that."""
 
@@ -56,7 +56,7 @@ class Scenario:
 
     @property
     def identity(self) -> str:
-        """What the ids and every throw of the dice depend on; a longer live part leaves it as it is."""
+        """What ids and all chance are seeded with; how long the live part lasts isn't in it."""
         parts = (self.seed, rhythm.milliseconds(self.start), self.rate, self.history, self.past_events, self.users)
         return "/".join(map(str, (*parts, self.products)))
 
@@ -69,7 +69,7 @@ class Scenario:
 def simulate(scenario: Scenario) -> Iterator[Event]:
     """The scenario's events, in order of their time.
 
-    Take one table's share by filtering: the three kinds together are one simulation.
+    The three kinds of events are one simulation: for one table's events, filter them.
     """
     start, live = rhythm.milliseconds(scenario.start), rhythm.milliseconds(scenario.live_start)
     shop = Shop(seed=scenario.seed, identity=scenario.identity, users=scenario.users, products=scenario.products)

@@ -1,4 +1,4 @@
-"""Who shops and what is on the shelves: a function of the seed and of the calendar, never of when a run began.
+"""Customers and products: they follow from the seed and the calendar day alone, not from when a run began.
 
 So live events go on with the customers, prices and categories that the history ended with.
 """
@@ -19,7 +19,7 @@ class Category(NamedTuple):
     best_day: int
     """The day of the year on which it sells best."""
     akin: str
-    """Where the shop might file some of its products as well."""
+    """The category that some of its products move to, and back."""
 
 
 CATEGORIES = {
@@ -47,14 +47,14 @@ COUNTRIES = (
     "Sweden",
 )
 CYCLE = 400
-"""Days after which a customer who had turned away shops here again."""
+"""The length of a customer's cycle: for some days the customer shops here, then stays away until the next cycle."""
 MOVERS = 0.08
-"""Share of the products that the shop files under another category from time to time."""
+"""The share of products that move to another category from time to time."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A customer: where they live, how keen they are, and on which days of the cycle they shop here."""
+    """A customer: the country, how often they visit and buy, and on which days of their cycle they shop here."""
 
     user_id: str
     country: str
@@ -70,7 +70,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An article; what changes about it over time follows from the day alone."""
+    """A product; its category and price on a day follow from that day alone."""
 
     product_id: str
     home: str

@@ -15,7 +15,7 @@ from kafka.producer.future import FutureRecordMetadata
 from generators.events import Event
 
 MOST_IN_FLIGHT = 20_000
-"""Messages that wait for their acknowledgement; kafka-python's own buffer has no limit."""
+"""The most messages that wait for their acknowledgement, since kafka-python's own buffer has no limit."""
 FIND_SECONDS = 5
 STOP_SECONDS = 5
 """How long a stopped run waits for outstanding acknowledgements."""
@@ -27,7 +27,7 @@ class BrokerError(Exception):
 
 @dataclass
 class Delivery:
-    """What became of the messages, per topic; each message's own future has been looked at."""
+    """What became of the messages, per topic: each message is counted once, by its own future."""
 
     acknowledged: Counter[str]
     failed: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Delivery:
     """What the first failed message failed with."""
 
     def fail(self, topic: str, error: object) -> None:
-        """Count a message that Kafka hasn't got, as far as anybody knows."""
+        """Count a message that Kafka hasn't acknowledged, and keep the first error."""
         self.failed[topic] += 1
         self.error = self.error or str(error)
 
@@ -43,7 +43,7 @@ class Delivery:
 def produce(
     events: Iterable[Event], topics: dict[str, str], *, bootstrap: str, stop: threading.Event | None = None
 ) -> Delivery:
-    """Send each event when its time has come, at once if that is past; message i of a topic to partition i mod n.
+    """Send each event when its time has come, or at once if that is past; message i of a topic goes to partition i mod n.
 
     Parameters
     ----------
@@ -94,7 +94,10 @@ def produce(
 def _settle(
     in_flight: deque[tuple[str, FutureRecordMetadata]], receipt: Delivery, stop: threading.Event, *, at_most: int
 ) -> None:
-    """Count the messages that are decided, oldest first, and wait until at most so many are left or patience ends."""
+    """Count the oldest messages that are acknowledged or failed, and wait until at most `at_most` are left.
+
+    Once `stop` is set, it waits for a few seconds only.
+    """
     stopped = 0.0
     while in_flight and (in_flight[0][1].is_done or len(in_flight) > at_most):
         topic, future = in_flight[0]
@@ -132,7 +135,7 @@ def _partitions(topics: list[str], bootstrap: str) -> dict[str, int]:
 
 @contextmanager
 def _producer(bootstrap: str) -> Iterator[KafkaProducer]:
-    """A producer for throughput; gzip pays because kafka-python computes its checksums in Python, on what is sent."""
+    """A producer set for throughput. kafka-python computes checksums in Python, over compressed bytes, so gzip saves time."""
     try:
         producer = KafkaProducer(
             bootstrap_servers=bootstrap.split(","),
@@ -153,7 +156,7 @@ def _producer(bootstrap: str) -> Iterator[KafkaProducer]:
     finally:
         try:
             producer.close(timeout=1)
-        except KafkaTimeoutError:  # it gives up on unsent messages before it ends its thread: end that first
+        except KafkaTimeoutError:  # unsent messages are left, and its thread is still there: end that, then close again
             producer._sender.force_close()
             producer._sender.join(timeout=1)
             producer.close(timeout=1)

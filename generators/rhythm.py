@@ -1,4 +1,4 @@
-"""When things happen: the instants of a run's events, as whole milliseconds since 1970 in UTC."""
+"""When events happen: their instants, as whole milliseconds since 1970 in UTC."""
 
 import math
 import random
@@ -14,7 +14,7 @@ BY_WEEKDAY = (0.95, 0.92, 0.94, 0.98, 1.06, 1.18, 1.12)
 
 
 def milliseconds(instant: datetime) -> int:
-    """Whole milliseconds since 1970 of an aware instant."""
+    """An instant with a time zone, as whole milliseconds since 1970."""
     return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
@@ -24,9 +24,9 @@ def live(start: int, rate: float) -> Iterator[int]:
 
 
 def history(start: int, end: int, events: int, *, seed: int) -> Iterator[int]:
-    """So many instants in `[start, end)`, in order, dense where shoppers are awake and as the business grows.
+    """So many instants in `[start, end)`, in order, denser at busy hours and, as the business grows, from year to year.
 
-    The calendar alone decides how dense: hour, weekday, growth, and a good or bad day now and then.
+    How dense follows from the calendar and the seed: hour, weekday, growth, and how good a day is.
     """
     edges = [start, *range(start - start % HOUR + HOUR, end, HOUR), end]
     spans = list(pairwise(edges))

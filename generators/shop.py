@@ -1,8 +1,8 @@
-"""The shop floor: whose turn it is, and what they do.
+"""The shop: which shopper takes the next step, and which event that makes.
 
-Sessions wait in the queue of their next step's kind. Each instant goes to the kind that is furthest behind its
-share, and there to the session that has waited longest; so the mix holds from the first event on, and still
-every event is a step of somebody's visit.
+Sessions wait in a queue for each kind of event, by their next step. At each instant, the kind that is furthest behind its
+share is served, and of its queue the session that has waited longest. So the shares hold from the first event on, and
+still every event is a step of somebody's visit.
 """
 
 import random
@@ -22,7 +22,7 @@ TABLES = {"view": VIEWS, "add": CART, "remove": CART, "update": CART, "checkout"
 MILLISECONDS_A_DAY = 86_400_000
 EPOCH = datetime(1970, 1, 1).toordinal()
 STILL_TO_COME = 0.35
-"""Purchases, and cart events, that an open session has ahead of it beyond their share: visits end with them."""
+"""How many purchases, or cart events, beyond their share an open session has ahead of it: visits end with them."""
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Shop:
         self.timestamp = f"{self.clock}.{at % 1000:03d}Z"
 
     def _due(self) -> str:
-        """The kind furthest behind its share that somebody can do; a view is always possible."""
+        """The kind furthest behind its share for which a session waits; views need none, since a new one can begin."""
         number = sum(self.done.values()) + 1
         ahead = sorted((done - SHARES[table] * number, table) for table, done in self.done.items())
         return next(table for _, table in ahead if table == VIEWS or self.waiting[table])
@@ -100,7 +100,7 @@ class Shop:
         return Session(f"session_{self.rng.getrandbits(48):012x}", user, deque(steps))
 
     def _plan(self, user: population.User) -> list[str]:
-        """The steps of a visit, likelier to end in a purchase where those planned so far fall short."""
+        """The steps of a visit; a purchase is the likelier, the more of them are missing among the steps planned so far."""
         rng = self.rng
         total = sum(self.planned.values())
         short = {
@@ -155,7 +155,7 @@ class Shop:
         )
 
     def _change_cart(self, session: Session, step: str) -> tuple[str, int, int, int]:
-        """Do the step; what came of it: type of the event, product number, quantity, price in cents."""
+        """Do the step, and return the event's type, the product number, the quantity and the price in cents."""
         rng, cart = self.rng, session.cart
         if step == "add":
             number = max(session.seen[-4:], key=lambda n: self.products[n].appeal * rng.random())
@@ -164,7 +164,7 @@ class Shop:
                 cart[number] = (rng.choices((1, 2, 3, 4), odds)[0], self.day.cents[number])
                 return step, number, *cart[number]
             step = "update"
-        elif step == "remove" and (len(cart) > 1 or not session.steps):  # what is bought needs a line
+        elif step == "remove" and (len(cart) > 1 or not session.steps):  # a purchase needs a line
             number = rng.choice(list(cart))
             return step, number, *cart.pop(number)
         else:

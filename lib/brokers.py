@@ -41,7 +41,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def normalised(bootstrap: str) -> str:
-    """The same addresses as every client reads them: each with its port, no blanks."""
+    """The same addresses in the form that every client reads: each with its port, no blanks."""
     return ",".join(_text(*address) for address in addresses(bootstrap))
 
 
@@ -50,12 +50,12 @@ def _text(host: str, port: int) -> str:
 
 
 def reach(bootstrap: str, *, seconds: float) -> str:
-    """The first of the addresses that takes a connection: kafka-python leaks a socket for each that is refused.
+    """The first of the addresses that takes a connection; kafka-python would leak a socket for each that refuses one.
 
     Raises
     ------
     OSError
-        Of the last broker, when none does.
+        That of the last broker, when none does.
     """
     *others, last = addresses(bootstrap)
     for address in others:

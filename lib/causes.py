@@ -9,7 +9,7 @@ ENDED_EARLY = "the run was ended early, by `sys.exit`, `exit` or SystemExit; no 
 
 TRACEBACK = "Traceback (most recent call last):\n"
 OF_PYTHON = re.compile(r"\[PYTHON_EXCEPTION\]|PythonException")
-"""Signs that Spark hands on what a Python process of its own has raised."""
+"""Signs that Spark quotes an error that one of its Python processes has raised."""
 WRAPPINGS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -18,18 +18,18 @@ WRAPPINGS = tuple(
         r"Job aborted due to stage failure: .* \(TID \d+\) \([^)]*\): ",
     )
 )
-"""What Spark and Py4J say before the cause."""
+"""What Spark and Py4J put before the cause."""
 IN_BRACKETS = re.compile(r"\((?:[a-z_]\w*\.)+([A-Z]\w*)\) ")
 QUALIFIED = re.compile(r"(?:[a-z_]\w*\.)+([A-Z][\w$]*)(?:: |\n|$)")
 """Classes with their package: `(org.postgresql.util.PSQLException) ERROR: …`, `lib.ledger.offsets.DataLoss: …`."""
 STATES = re.compile(r"( SQLSTATE: \w{5})+$")
 
 
-def told(name: str, text: str) -> str:
-    """An exception in a line: its class and what it says.
+def brief(name: str, text: str) -> str:
+    """An exception in a line: its class and its text.
 
-    Spark wraps what goes wrong in a streaming query, in Java and in its Python processes. Then the line begins with the
-    innermost exception, and never with the number of a query.
+    Spark wraps errors of a streaming query, of Java and of its Python processes in others. The line then begins with the
+    innermost exception, not with a query's id.
     """
     if name == "SystemExit":
         return one_line(f"{ENDED_EARLY}; it gave {text}" if text else ENDED_EARLY, LONGEST)
@@ -39,7 +39,7 @@ def told(name: str, text: str) -> str:
 
 
 def _unwrapped(name: str, text: str) -> tuple[str, str]:
-    """The innermost exception that the text tells of; one without a class has an empty name."""
+    """Class and text of the innermost exception that the text quotes; the class is empty where it names none."""
     said = text.partition("\n\nJVM stacktrace:")[0].lstrip()
     if OF_PYTHON.search(said) and TRACEBACK in said:
         raised = _raised(said.rpartition(TRACEBACK)[2])
@@ -54,7 +54,7 @@ def _unwrapped(name: str, text: str) -> tuple[str, str]:
 
 
 def _raised(traceback: str) -> str:
-    """What stands under the frames of a traceback."""
+    """What follows the frames of a traceback: class and text of the exception."""
     lines = traceback.splitlines()
     at = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith(" ")), len(lines))
     return "\n".join(lines[at:])

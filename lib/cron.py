@@ -23,18 +23,18 @@ FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("month", 1, 12, MONTHS),
     ("day of week", 0, 7, DAYS),
 )
-"""Name, least and greatest value of each field, and the names of its values, the least one's first."""
+"""Of each field: name, least and greatest value, and the names of its values, beginning with the least."""
 
 
 def check(line: str) -> None:
-    """Refuse what cron doesn't know, and lines that never come true.
+    """Refuse what cron doesn't know, and a line that never comes true.
 
     Raises
     ------
     ValueError
         Saying what is wrong, and what to write.
     """
-    # any year is as good to begin with: a day that comes at all comes within fifty
+    # any year will do to begin with: a day that comes at all comes within fifty years
     if following(line, datetime(2000, 1, 1, tzinfo=UTC)) is None:
         raise ValueError("never comes true: none of its months has such a day")
 
@@ -55,7 +55,7 @@ def following(line: str, moment: datetime) -> datetime | None:
 
 
 def _plain(line: str) -> str:
-    """The line in numbers, of what both crontab(5) and cronsim know."""
+    """The line in the form that crontab(5) and cronsim read alike: fields of numbers."""
     if line.startswith("@"):
         if line not in NICKNAMES:
             raise ValueError(f"has to be one of {', '.join(NICKNAMES)}, or a cron line: nothing else begins with @")
@@ -87,7 +87,7 @@ def _part(part: str, name: str, least: int, greatest: int, names: tuple[str, ...
     if low > high:
         hint = "; Sunday at the end of a range is 7" if name == "day of week" and high == 0 else ""
         raise ValueError(f"{name} `{part}`: the range ends before it begins{hint}")
-    # cronsim takes a step behind a range of one value as one up to the end
+    # cronsim reads `5-5/10` as `5/10`: every tenth from 5 on
     return f"{low}-{high}{every}" if low < high else str(low)
 
 

@@ -31,13 +31,13 @@ def frame(
 
 
 _ELSEWHERE = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
-"""Classes of SQLSTATE: the connection, a server that only reads, logins, conflicts, resources, locks, interventions, disks."""
+"""SQLSTATE classes: connection, read-only server, login, missing database, conflict, resources, locks, shutdown, disk."""
 
 
 def is_elsewhere(error: BaseException) -> bool:
-    """Whether an error says that the database is away, full, busy or closed to us, and nothing about what was written.
+    """Whether an error says only that the database is away, full, busy or closed to us.
 
-    What was written may be fine then, and the same statement may succeed later.
+    Then it says nothing about the values that were written: the same statement may succeed later.
     """
     if isinstance(error, psycopg2.InterfaceError):
         return True
@@ -51,7 +51,7 @@ def is_elsewhere(error: BaseException) -> bool:
 
 @contextmanager
 def savepoint(cursor: Cursor) -> Iterator[None]:
-    """What fails inside is undone, and the transaction goes on; the error is raised all the same."""
+    """Undo what fails inside and raise its error, so that the transaction can go on."""
     cursor.execute("savepoint step")
     try:
         yield

@@ -1,6 +1,6 @@
 """Advisory locks in the warehouse: one cycle at a time, one scheduler per role, one run per saver.
 
-A lock lives as long as its connection, so that it goes with the process that holds it.
+A lock is held as long as its connection is open, so it ends with the process that holds it.
 """
 
 import os
@@ -20,7 +20,7 @@ SPACE = "globalmart"
 POLL_SECONDS = 0.5
 
 LOADS = "a load"
-"""The lock that loads share as long as they are at work, if they publish."""
+"""The lock that loads which publish share while they are at work."""
 
 
 class LockHeld(Exception):
@@ -31,7 +31,7 @@ class LockHeld(Exception):
 def hold(
     name: str, *, wait: float = 0, stop: Event | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[Connection]:
-    """Hold the lock `name`, waiting for it up to `wait` seconds; `say` hears once who is waited for.
+    """Hold the lock `name`, waiting for it up to `wait` seconds; `say` is called once with whom it waits for.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def acquire(
 
 
 def share(cursor: Cursor, name: str, holder: str) -> None:
-    """Share the lock `name` with others until the cursor's connection is closed; `holder` is what others read of it."""
+    """Share the lock `name` until the cursor's connection is closed; others that wait for it are shown `holder`."""
     cursor.execute(
         "select set_config('application_name', %s, false), pg_advisory_lock_shared(hashtext(%s), hashtext(%s))",
         [f"{holder}, pid {os.getpid()}"[:63], SPACE, name],

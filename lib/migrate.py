@@ -11,7 +11,7 @@ from lib import servers
 from lib.settings import ROOT, Settings
 
 ROLE = {"realtime": "globalmart_saver", "warehouse": "globalmart_etl"}
-"""Group role of each database that its migrations grant the jobs' rights to."""
+"""The group role of each database, to which its migrations grant the rights that jobs need."""
 
 LEDGER = """
 create schema if not exists ops;

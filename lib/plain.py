@@ -1,4 +1,4 @@
-"""Texts and values in forms that a terminal, the registry and a report take, whatever a notebook has made of them."""
+"""Texts and values of notebooks, whatever they are, in forms that a terminal, the registry and a report can take."""
 
 import json
 import math
@@ -11,13 +11,13 @@ LONGEST_TEXT = 4_000
 MOST_ITEMS = 1_000
 DEEPEST = 8
 LARGEST_BITS = 3_000
-"""Of a whole number: PostgreSQL's `numeric` ends at 131,072 digits, Python's own conversion to text at 4,300."""
+"""The most bits of a whole number: Python converts at most 4,300 digits to text, PostgreSQL's `numeric` has 131,072."""
 MOST_CHARACTERS = 200_000
-"""Of all numbers of a run together, as JSON."""
+"""The most characters of all numbers of a run, as JSON."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with every character escaped that a terminal would act on instead of showing it."""
+    """The text with those characters escaped that a terminal would act on instead of showing them."""
     return "".join(
         character if character.isprintable() or character in keep else character.encode("unicode_escape").decode()
         for character in text
@@ -26,13 +26,13 @@ def printable(text: str, keep: str = "") -> str:
 
 def one_line(text: str, limit: int = 500) -> str:
     """The text in one line that any terminal and file takes, cut where it is longer than `limit`."""
-    # what is far too long is cut first, since all of it would be looked at
+    # what is far too long is cut first, to save the time that escaping it all would take
     line = printable(" ".join(part.strip() for part in text[: 20 * limit].splitlines() if part.strip()))
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def storable_text(text: str, limit: int = LONGEST_TEXT) -> str:
-    """The text without what PostgreSQL's `text` and UTF-8 can't hold, NUL and lone surrogates, which are escaped."""
+    """The text with NUL and lone surrogates escaped, which PostgreSQL's `text` and UTF-8 can't hold."""
     kept = text[:limit].replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     return kept if len(text) <= limit else f"{kept}… ({len(text):,} characters)"
 
@@ -73,7 +73,7 @@ def storable(value: Any, depth: int = 0) -> Any:
 
 
 def numbers(scraps: Mapping[Any, Any]) -> dict[str, Any]:
-    """What a notebook has glued, by name, as the registry stores it; what is too large beside the rest is described."""
+    """What a notebook has glued, by name, as the registry stores it; a value for which no room is left is only described."""
     kept: dict[str, Any] = {}
     room = MOST_CHARACTERS
     for name, value in list(scraps.items())[:MOST_ITEMS]:
@@ -86,7 +86,7 @@ def numbers(scraps: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def headline(scraps: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The pairs (label, text) that `report.headline` has glued; none when that name was given to something else."""
+    """The pairs (label, text) that `report.headline` has glued; none when a notebook has glued something else by that name."""
     found = scraps.get("headline")
     if isinstance(found, Mapping):
         found = list(found.items())

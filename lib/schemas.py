@@ -8,18 +8,18 @@ import pandas as pd
 from lib.settings import TOPICS
 
 Kind = Literal["text", "whole", "money", "time", "lines", "boolean", "string", "numeric"]
-"""Type of a field; the last three are those of added columns, which have no bounds."""
+"""Type of a field; the last three are those of added columns, whose values have no bounds."""
 
 MAX_TEXT = 100
-"""Characters of a text."""
+"""The most characters of a text."""
 
 MAX_WHOLE = 2**31 - 1
-"""Greatest whole number (PostgreSQL's integer)."""
+"""The greatest whole number, which is PostgreSQL's greatest `integer`."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One declared field of an event: its JSON name, type, and bounds; `column` keeps it (by default its own name)."""
+    """One field of an event: its name in JSON, its type and bounds, and the `column` that stores it (by default its name)."""
 
     name: str
     kind: Kind
@@ -43,7 +43,7 @@ class Field:
 class Contract:
     """The fields of one topic's events, and the realtime table (one row per event) that stores them.
 
-    `added` are fields that weren't declared, but have got a column since: all are optional.
+    `added` are fields that nobody declared, and that have got a column as they came; all are optional.
     """
 
     table: str
@@ -161,16 +161,16 @@ AGAINST_THE_RULES = (
         "in_the_future",
     ),
 )
-"""Why a message can be a dead letter by the rules of its contract."""
+"""The reasons for which a message can break its contract."""
 
 REFUSED_BY_DATABASE = "rejected_by_database"
-"""The message is within the contract, and the database doesn't take it.
+"""The message keeps its contract, and the database refuses it all the same.
 
-Decoding it again says nothing, so such letters are sent again only by their id.
+The decoder can't say whether the database would take it now, so such a letter is sent again only by its id.
 """
 
 UNPROCESSABLE = "unprocessable"
-"""The message is within the contract, and the program can't process it all the same."""
+"""The message keeps its contract, and the program can't process it all the same."""
 
 REASONS = (*AGAINST_THE_RULES, REFUSED_BY_DATABASE, UNPROCESSABLE)
 """Every reason of a dead letter."""

@@ -1,4 +1,4 @@
-"""Addresses with passwords in them: refused where they can't be what was meant, and connected to without telling them."""
+"""Addresses with passwords in them: checking them and connecting to them, without an error that shows the password."""
 
 import contextlib
 import re
@@ -13,14 +13,14 @@ from pydantic import SecretStr
 from lib import brokers
 
 SHORTEST = 4
-"""A password of fewer characters is found in any text, and isn't looked for."""
+"""A shorter password isn't looked for in errors, since it would be found in almost any text."""
 
 DATABASE_HINT = "write postgresql://user:password@host:5432/database, with %40 for @, %2F for / … in the password"
 SPARK_HINT = "write sc://host:15002/;token=…"
 
 
 def check_database(address: SecretStr) -> SecretStr:
-    """Refuse what isn't a URL or connection string of PostgreSQL with host, user and database: libpq's errors quote it.
+    """Refuse what isn't PostgreSQL's URL or connection string with host, user and database, as libpq's errors would quote it.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def check_database(address: SecretStr) -> SecretStr:
 
 
 def check_spark(address: SecretStr) -> SecretStr:
-    """Refuse what isn't a URL of Spark Connect: its client's errors quote it.
+    """Refuse what isn't a URL of Spark Connect, as its client's errors would quote it.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def _is_spark(text: str) -> bool:
 
 
 def check_brokers(text: str) -> str:
-    """The list of Kafka's brokers as every client reads it; an address in the wrong place isn't repeated.
+    """The list of Kafka's brokers as every client reads it; an error doesn't repeat it, as it may hold a password by mistake.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def place(address: SecretStr) -> str:
 
 
 def connect(address: SecretStr, *, timeout: int = 10, **options: Any) -> Connection:
-    """A connection to a database, in UTC; what its errors say is free of the password.
+    """A connection to a database, in UTC; its errors don't show the password.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def connect(address: SecretStr, *, timeout: int = 10, **options: Any) -> Connect
         return connection
     except psycopg2.Error as error:
         kind, text = type(error), without_password(str(error), address)
-    # outside of the handler: the traceback of what was raised first has the address
+    # raised outside of the handler, since the first error's traceback holds the address
     raise kind(text)
 
 

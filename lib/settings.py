@@ -34,7 +34,7 @@ class SettingsError(ValueError):
         super().__init__("\n".join(lines))
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: a cell that asks for settings isn't what is wrong."""
+        """What a notebook shows instead of a traceback, since the cell that asks for settings isn't at fault."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -52,13 +52,13 @@ class Settings(BaseSettings):
     """The settings, prefix `GM_`; `.env.example` documents each one.
 
     The URL of an embedded part follows from its port and password; the URL of an external one
-    (taken out of `embedded`) has to be given. What holds a password is a secret in type: `dsn` and `spark_url` have it
-    in clear, for those who connect.
+    (taken out of `embedded`) has to be given. What holds a password is a `SecretStr`; `dsn` and `spark_url` return it in
+    clear, for connecting.
 
     Raises
     ------
     pydantic.ValidationError
-        Naming each setting that is missing or contradicts another; `settings` says the same in a line for each.
+        Naming each setting that is missing, wrong or contradicts another; `settings` says it in a line for each.
     """
 
     model_config = SettingsConfigDict(
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     stream_retry_seconds: int = Field(default=60, gt=0)
     ledger_days: float = Field(default=7, gt=0, allow_inf_nan=False)
     run_id: str = ""
-    """Of the scheduler's run that this process belongs to; set by the scheduler, empty by hand."""
+    """The id of the run that this process belongs to; the scheduler sets it, by hand it is empty."""
     lab_port: Port = 8888
     metrics_port: Port = 9108
     lab_token: SecretStr = SecretStr("")
@@ -120,14 +120,14 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = error.with_traceback(None)
         if wrong:
-            # without the frames that hold what was read
+            # without a traceback, whose frames hold what was read
             raise wrong
 
     @model_validator(mode="after")
     def _fill_urls(self) -> Self:
         wrong: list[str] = []
         if unknown := set(self.parts) - set(get_args(Part)):
-            # an address that was put there by mistake isn't repeated
+            # what isn't a name may be an address with a password, put there by mistake
             names = ", ".join(sorted(name if name.isalnum() else "what is no name" for name in unknown))
             wrong.append(f"GM_EMBEDDED names {names}; known parts: {', '.join(get_args(Part))}")
         for name in ("data_dir", "runs_dir", "notebooks_dir", "jars_dir"):
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
             yield "spark", name, f"sc://localhost:{port}/;token={_quoted(self.spark_token)}"
 
     def _contradiction(self, part: str, name: str, derived: str | SecretStr) -> str | None:
-        """What is wrong with the address of a part, which is filled in where that follows from other settings."""
+        """What is wrong with the address of a part, if anything is; that of an embedded part is filled in."""
         given, variable = getattr(self, name), f"GM_{name.upper()}"
         if part in self.parts:
             if given and given != derived:
@@ -171,12 +171,12 @@ class Settings(BaseSettings):
         return [part.strip() for part in self.embedded.split(",") if part.strip()]
 
     def address(self, database: str, *, admin: bool = False) -> SecretStr:
-        """Where `realtime` or `warehouse` is, with user and password; with `admin` those of the owner of the schema."""
+        """The address of `realtime` or `warehouse`, with user and password; with `admin`, those of the schema's owner."""
         app: SecretStr = getattr(self, f"{database}_dsn")
         return (getattr(self, f"{database}_admin_dsn") or app) if admin else app
 
     def dsn(self, database: str, *, admin: bool = False) -> str:
-        """The same in clear, for those who connect."""
+        """The address in clear, for connecting."""
         return self.address(database, admin=admin).get_secret_value()
 
     def spark_url(self, layer: str) -> str:
@@ -210,7 +210,7 @@ def _read() -> Settings:
             wrong = _sentences(error)
         except (OSError, UnicodeError) as error:
             wrong = [f"{_env_file()} can't be read: {_reason(error)}"]
-    # outside of the handlers: what pydantic raises holds all that was given
+    # raised outside of the handlers, since pydantic's error holds all that was given
     raise SettingsError(*wrong)
 
 
@@ -239,7 +239,7 @@ def _sentences(error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [line for one in found for line in _sentence(one["loc"], one["msg"])]
     if fields := {str(one["loc"][0]) for one in found if one["loc"]}:
-        # rules about several settings are looked at when each by itself is right
+        # pydantic checks rules about several settings only when each is right by itself: so check with defaults for these
         defaults: dict[str, Any] = {name: Settings.model_fields[name].default for name in fields}
         try:
             Settings(**defaults)
@@ -270,7 +270,7 @@ def overridden(**variables: str) -> Iterator[Settings]:
     before, environment = dict(vars(config)), {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        # the object stays the same one, since others may hold it
+        # the object itself stays, since other modules may hold it
         vars(config).update(vars(_read()))
         yield config
     finally:

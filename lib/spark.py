@@ -1,4 +1,4 @@
-"""Spark sessions: thin clients of the two long-lived Spark Connect servers, which know both databases as catalogs."""
+"""Spark sessions: thin clients of the two long-lived Spark Connect servers."""
 
 import atexit
 import os
@@ -12,16 +12,15 @@ from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from lib.settings import settings
 
-# `pyspark.sql.functions` makes its columns for Connect when this is set, which `SparkSession.builder.remote` would do
+# makes `pyspark.sql.functions` return columns for Connect; `SparkSession.builder.remote` would set it as well
 os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
 
 CONNECTING = {"max_retries": 30, "initial_backoff": 100, "backoff_multiplier": 2.0, "max_backoff": 1000}
-"""A server that is being started again is waited for, about half a minute (milliseconds here)."""
+"""Waits about half a minute for a server that is being restarted; times are in milliseconds."""
 AT_WORK = {"max_retries": 6, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 1500}
 """A server that is gone is noticed within about six seconds; Spark's default takes minutes."""
 STREAMING = {"max_retries": 3, "initial_backoff": 100, "backoff_multiplier": 3.0, "max_backoff": 900}
 """Nothing is stored while a saver waits for its server: it gives up within about a second, and is started again."""
-
 
 FETCH_SIZE = 10_000
 """Rows that PostgreSQL sends at a time."""
@@ -30,7 +29,7 @@ PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
 """What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
 
 READS_ONLY = "options=-c%20default_transaction_read_only=on"
-"""A property of a connection that can't write."""
+"""The property of a JDBC connection that can't write."""
 
 
 def speed() -> SparkSession:
@@ -52,8 +51,8 @@ def batch() -> SparkSession:
 def jdbc(database: str, *properties: str) -> dict[str, str]:
     """Options of Spark's JDBC source and sink for `realtime` or `warehouse`.
 
-    Texts are sent untyped, so that PostgreSQL casts them. No password is among them: whoever sees a query in Spark sees its
-    options. The server's PostgreSQL driver finds it in the file that `PGPASSFILE` names.
+    Texts are sent untyped, so that PostgreSQL casts them. The password isn't among the options, since whoever sees a query
+    in Spark sees those: the server's PostgreSQL driver finds it in the file that `PGPASSFILE` names.
     """
     dsn = parse_dsn(settings().dsn(database))
     named = ("reWriteBatchedInserts=true", "stringtype=unspecified", "ApplicationName=globalmart", *properties)
@@ -66,7 +65,7 @@ def jdbc(database: str, *properties: str) -> dict[str, str]:
 
 
 def _catalogs() -> dict[str, str]:
-    """Settings of a session that make the databases its catalogs: those of this process, since a rebuild has its own."""
+    """Settings that make both databases catalogs of a session; per session, since a rebuild has a warehouse of its own."""
     found = {"spark.sql.optimizer.datasourceV2JoinPushdown": "true"}
     for database in ("realtime", "warehouse"):
         name = f"spark.sql.catalog.{database}"
@@ -79,7 +78,7 @@ def _catalogs() -> dict[str, str]:
 def connect(
     address: SecretStr, retries: dict[str, Any] = AT_WORK, connecting: dict[str, Any] = CONNECTING
 ) -> SparkSession:
-    """A new session on the Spark Connect server at `address`; it is closed when this process ends in order."""
+    """A new session on the Spark Connect server at `address`; it is closed when this process ends normally."""
     session = ConnectSession(connection=address.get_secret_value())
     session.client.set_retry_policies([DefaultPolicy(**connecting)])
     assert session.version

@@ -1,4 +1,4 @@
-"""`schedule.py dead-letters`: see what couldn't be stored, and send it again once it is mended."""
+"""`schedule.py dead-letters`: see what couldn't be stored, and send it again once the cause is mended."""
 
 import json
 import logging
@@ -89,7 +89,7 @@ def replay(
     again: Annotated[bool, typer.Option("--again", help="Also those that were replayed already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
 ) -> None:
-    """Send letters to their topics again, as they stand or mended, and stamp them.
+    """Send letters to their topics again, unchanged or mended, and stamp them.
 
     Only what the decoder takes today is sent: after a correction of the contract, when a time in the future has come,
     or with a mended payload. The others are named and left, and the exit code is 1. What the database itself refused
@@ -97,7 +97,7 @@ def replay(
     """
     from lib.ingest import dead_letters
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised
     choice = dead_letters.Choice(ids or (), reason, table)
     sent = left = 0
     with realtime() as connection:
@@ -114,7 +114,7 @@ def replay(
 @contextmanager
 def realtime() -> Iterator[Connection]:
     """A connection to the realtime database, with errors for people."""
-    # pandas and Kafka's client take a second to import, which other commands shouldn't cost
+    # pandas and Kafka's client take a second to import, which other commands shouldn't spend
     from lib import database
     from lib.ingest import dead_letters
 

@@ -1,6 +1,6 @@
-"""The parts of the documentation that follow from elsewhere: `environment.yml`, and the README's table of jobs.
+"""What is generated of the documentation: `environment.yml`, and the README's table of jobs.
 
-`python -m lib.cli.docs`, which `make docs` calls, writes both anew; a test fails while one of them is out of date.
+`python -m lib.cli.docs`, which `make docs` calls, writes both; a test fails while one of them is out of date.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def with_job_table(page: str, table: str) -> str:
-    """The page with the table in the place of the one between its markers.
+    """The page with this table between its markers, instead of the one that is there.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def environment(requirements: Iterable[str]) -> str:
 
 
 def locked() -> list[str]:
-    """The pins of uv.lock that running the project needs, tools for its development left out, with their markers."""
+    """The pins of uv.lock that running the project needs, with their markers; tools for its development are left out."""
     command = [str(UV), "export", "--frozen", "--no-dev", "--no-emit-project", "--no-hashes", "--no-annotate"]
     done = subprocess.run([*command, "--no-header"], cwd=ROOT, check=True, capture_output=True, text=True)
     return done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`schedule.py backfill` and `schedule.py rebuild`: snapshots of past days, and the warehouse made again."""
+"""`schedule.py backfill` and `schedule.py rebuild`: snapshots of past days, and the warehouse computed again."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,7 @@ def backfill(
         chosen, found = choose(names), discovery.scan(settings().notebooks_dir)[0]
         grid = days.plan(chosen, first.date(), last.date(), again=again)
         if dry_run:
-            output.print(_grid(grid))
+            output.print(grid_table(grid))
             return
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with Board(output) as board:
@@ -61,7 +61,8 @@ def backfill(
             raise typer.Exit(FAILED)
 
 
-def _grid(grid: "Grid") -> Table:
+def grid_table(grid: "Grid") -> Table:
+    """The grid for people: what is done, what would run, and what has nothing to make on a day."""
     note = f"First a cycle of all batch jobs and of these, to a new cut of {grid.today}."
     if not all(job.snapshots for job in grid.jobs):
         note += " – keeps no snapshots, and holds what is known by then."
@@ -99,7 +100,7 @@ def rebuild(
             return
         with again.living_lock(work):
             built = again.catch_up(built, work)
-            differing = _compare(built, again.differences(work)) if compare else 0
+            differing = print_comparison(built, again.differences(work)) if compare else 0
             if swap:
                 rows = replacing.swap(built)
                 board.say(
@@ -113,7 +114,7 @@ def rebuild(
             raise typer.Exit(FAILED)
 
 
-def _compare(built: "Plan", found: "Iterable[Comparison]") -> int:
+def print_comparison(built: "Plan", found: "Iterable[Comparison]") -> int:
     """Print what differs, and return the number of rows."""
     table = Table("table", box=None, header_style="bold")
     for side in ("living", "rebuilt", "differing"):

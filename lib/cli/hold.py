@@ -40,7 +40,7 @@ def hold(
     if not why.strip():
         refuse("--why: say in a few words what is wrong with the events")
     with clear_errors(), registry.warehouse():
-        pass  # which of the two databases is away would be hard to tell further on
+        pass  # holding uses both databases: an error here says that it is the warehouse that is away
     with _clear_errors():
         found, _ = discovery.scan(settings().notebooks_dir)
         done = holding.hold(table, events, why=why.strip(), jobs=found, wait=WAIT_SECONDS, say=typer.echo)

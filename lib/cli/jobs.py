@@ -1,4 +1,4 @@
-"""What `schedule.py` says of jobs, and how it runs them: list, graph, run, start, status, validate."""
+"""The commands of `schedule.py` about jobs: list, graph, run, start, status, validate."""
 
 import json
 import logging
@@ -96,7 +96,7 @@ def run(
         if dry_run:
             print_plan(chosen, given, day, cycle)
             return
-        # Importing Spark and pandas takes seconds, which only what runs should cost.
+        # imported here, since Spark and pandas take seconds, which a dry run shouldn't spend
         from lib.cli.progress import Board
         from lib.cycles.cycle import failed, run_cycle
 
@@ -162,12 +162,12 @@ def validate() -> None:
 
 
 def node(name: str) -> str:
-    """A job's name as Mermaid takes it."""
+    """A job's name as the id of a Mermaid node."""
     return re.sub(r"\W", "_", name)
 
 
 def find_cycle(run_or_cycle: str, day: date | None) -> registry.Cycle:
-    """The cycle to go on with."""
+    """The cycle to go on with, by its id or that of one of its runs."""
     if day:
         refuse("--resume keeps the run date of its cycle: leave --run-date out")
     with registry.warehouse() as connection:
@@ -178,7 +178,7 @@ def find_cycle(run_or_cycle: str, day: date | None) -> registry.Cycle:
 
 
 def label_of(cycle: registry.Cycle) -> str:
-    """What the cycle was asked to run; it stands in the middle of its id."""
+    """What the cycle was asked to run: the middle part of its id."""
     return cycle.cycle_id.partition("-")[2].rpartition("-")[0]
 
 
@@ -198,7 +198,7 @@ def print_plan(chosen: list[Job], given: dict[str, Any], day: date | None, cycle
 
 
 def last_runs() -> dict[str, registry.Row]:
-    """The last run of each job; none, and a word about it, while the warehouse is away."""
+    """The last run of each job; while the warehouse is away or not set up, a message on stderr and none."""
     try:
         with registry.warehouse() as connection:
             return registry.last_runs(connection)
@@ -219,7 +219,7 @@ def next_time(job: Job) -> str:
 
 
 def log_to_stderr() -> None:
-    """Log lines with the UTC time."""
+    """Log to stderr, with the time in UTC."""
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         stream=sys.stderr,

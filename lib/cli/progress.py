@@ -1,4 +1,4 @@
-"""What people see of runs at work: a live line per job on a terminal, a line at start and end elsewhere."""
+"""What people see of runs at work: on a terminal a live line per job, elsewhere a line at start and end."""
 
 import contextlib
 import threading
@@ -19,7 +19,7 @@ NUMBERS_SHOWN = 3
 
 
 class Board:
-    """Shows runs as they go; `notify` is called from the threads that follow them."""
+    """Shows runs at work; `notify` is called from the threads that follow them."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -38,7 +38,7 @@ class Board:
         self._live.stop()
 
     def notify(self, run: Run) -> None:
-        """Take in that a run has begun, come to another cell, or ended."""
+        """Show that a run has begun, come to another cell, or ended."""
         with self._lock:
             is_new = run.run_id not in self._at_work
             if run.status == "running" and run.error is None:
@@ -52,7 +52,7 @@ class Board:
 
     def say(self, line: Text | str) -> None:
         """Print a line above the jobs at work."""
-        with contextlib.suppress(OSError):  # nobody looks any more, which is nothing to the runs
+        with contextlib.suppress(OSError):  # the terminal is gone, and the runs go on
             self.console.print(line, soft_wrap=True)
 
     def _render(self) -> RenderableType:
@@ -77,7 +77,7 @@ def end_line(run: Run) -> Text:
 
 
 def summary(numbers: dict[str, Any]) -> str:
-    """The few numbers of a run that a line has room for: its headline, or the first ones that it glued."""
+    """As many numbers of a run as fit a line: those of its headline, or else the first ones that it glued."""
     if figures := headline(numbers):
         return one_line("  ".join(f"{label} {text}" for label, text in figures[:NUMBERS_SHOWN]))
     plain = [(name, value) for name, value in numbers.items() if isinstance(value, int | float)]

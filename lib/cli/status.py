@@ -30,7 +30,7 @@ order by h.source_table
 def read(job_names: Sequence[str], broken: Sequence[Problem] = ()) -> dict[str, Any]:
     """The state as plain data: `jobs` by name, `broken` notebooks with what is wrong, `ingestion` by table, `cut`.
 
-    A job that runs again after it has failed has the error of that.
+    A job that is running again after a failed run has the error of that run.
     """
     with registry.warehouse() as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         last = registry.last_runs(connection)

@@ -1,4 +1,4 @@
-"""What the scheduler's commands share: consoles, exit codes, and errors for people."""
+"""What the commands of `schedule.py` share: consoles, exit codes, and errors for people."""
 
 import io
 import sys
@@ -19,12 +19,12 @@ from lib.settings import SettingsError, settings
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-# What is printed are texts of notebooks, messages and people: `[red]` and `:smile:` stand in them as what they are.
+# No markup: texts of notebooks, messages and people are printed as they are, with `[red]` and `:smile:` in them.
 console = partial(Console, markup=False, emoji=False, highlight=False)
 output = console(width=None if sys.stdout.isatty() else 160)
 errors = console(stderr=True)
 if isinstance(sys.stdout, io.TextIOWrapper):
-    # a name or a value that isn't text, and a terminal that can't show all of Unicode, are no reason to stop
+    # what isn't valid text, or what the terminal can't show, is escaped instead of raising an error
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -49,7 +49,7 @@ def unreachable(database: str = "warehouse") -> str:
 
 @contextmanager
 def clear_errors(database: str = "warehouse") -> Iterator[None]:
-    """Turn the errors that people can do something about into one line and an exit code; `database` is the one in use."""
+    """Turn errors that people can do something about into one line and an exit code; `database` is the one in use."""
     try:
         yield
     except (JobError, SettingsError) as error:
@@ -67,7 +67,7 @@ def clear_errors(database: str = "warehouse") -> Iterator[None]:
 
 
 def not_set_up(error: psycopg2.Error, database: str = "warehouse") -> str:
-    """What to say when a database hasn't the tables of this version."""
+    """What to say when a database lacks tables or columns of this version."""
     said = str(error).partition("\n")[0]
     return f"the {_name(database)} isn't set up for this version ({said}): `make up` brings it up to date"
 
@@ -99,7 +99,7 @@ def discover() -> list[Job]:
 
 
 def choose(names: list[str]) -> list[Job]:
-    """The jobs that are meant; a broken notebook is in nobody's way who doesn't mean it."""
+    """The jobs that the names mean; only a broken notebook that is one of them is an error."""
     found, problems = discovery.scan(notebooks_folder())
     short = set(names) - {job.short_name for job in found}
     broken = [each for each in problems if each.notebook in names or each.notebook.rpartition("/")[2] in short]

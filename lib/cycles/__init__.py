@@ -1,1 +1,1 @@
-"""Jobs over a cut: now, by cron, for past days, all over again."""
+"""Jobs over a cut: once, by cron, for past days, in a rebuild."""

@@ -1,4 +1,4 @@
-"""Runs for past days: the ETL once to one cut, then a snapshot for each day that has none."""
+"""Runs for past days: the ETL once, up to a new cut, then a snapshot for each day that has none."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -16,10 +16,10 @@ from lib.runs.run import Notify, Run, new_id
 
 @dataclass(frozen=True)
 class Grid:
-    """Jobs and days, in order: what is `done`, by the registry of runs. `today` is the run date of the coming cut.
+    """Jobs and days, in order, and what the registry of runs says is `done`; `today` is the run date of the next cut.
 
-    On that day every job runs. For a day before it only those that keep snapshots have something to make: the tables of
-    the others hold what is known today, and a run for an older day never overwrites a newer one's rows.
+    On that day every job runs. For an earlier day only jobs that keep snapshots have something to make: the tables of the
+    others hold what is known today, and a run for an older day must not overwrite newer rows.
     """
 
     jobs: tuple[Job, ...]
@@ -42,7 +42,7 @@ def plan(jobs: Sequence[Job], first: date, last: date, *, again: bool = False) -
     Raises
     ------
     JobError
-        When there is no such day, or none of the jobs could make something on any of them.
+        When `first` is after `last`, `last` is in the future, or no job has something to make on any of the days.
     """
     with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
         today = cuts.next_cut(cursor).run_date
@@ -67,10 +67,10 @@ def plan(jobs: Sequence[Job], first: date, last: date, *, again: bool = False) -
 def backfill(
     grid: Grid, jobs: Iterable[Job], *, label: str, stop: Event, notify: Notify, say: Callable[[str], None]
 ) -> list[Run]:
-    """Run what the grid lacks: one cycle to a new cut, of its jobs and of all batch ones among `jobs`, then day by day.
+    """Run what isn't done: first a cycle over a new cut, of the grid's jobs and all batch jobs among `jobs`, then each day.
 
-    The lock of the cycles is free between two days, so that live cycles go on. Stops after the first day, or the cycle,
-    that has a job that isn't done; another call goes on there.
+    Between two days the lock of the cycles is free, so that live cycles go on. It stops after the cycle or day in which a
+    job isn't done; another call goes on there.
     """
     if not any(grid.to_run(day) for day in grid.days):
         return []

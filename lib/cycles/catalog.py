@@ -1,4 +1,4 @@
-"""What a database says of the warehouse's tables: their natural keys, what they refer to, and what a load makes up itself."""
+"""The warehouse's tables by PostgreSQL's catalog: natural keys, references, and columns that say nothing about the data."""
 
 import graphlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg2.extensions import connection as Connection
 
 REGISTRY = ("ops.migrations", "ops.cuts", "ops.watermarks", "ops.job_runs", "ops.data_quality")
-"""Tables of what has happened. All others follow from the realtime tables and the cuts."""
+"""Tables that record what was done. All others can be computed from the realtime tables and the cuts."""
 
 _TABLES = """
 select n.nspname || '.' || c.relname as name,
@@ -42,9 +42,10 @@ order by n.nspname desc, c.relname
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `name` is qualified, `key` its natural key, `identities` its surrogate keys.
+    """A table; `name` has its schema, `key` is its natural key, `identities` are its surrogate keys.
 
-    `made_up` are columns that say nothing about the data: surrogate keys, the time of writing, the cut of the change.
+    `made_up` are the columns that differ from one load of the same data to another: surrogate keys, the time of writing,
+    the cut of a change.
     `refers` has for each foreign key the table and the column that it refers to.
     """
 
@@ -57,12 +58,12 @@ class Table:
 
 
 def tables(connection: Connection) -> dict[str, Table]:
-    """The tables that follow from the realtime tables and the cuts, each after those that it refers to.
+    """The tables that can be computed from the realtime tables and the cuts, each after those that it refers to.
 
     Raises
     ------
     LookupError
-        For a table without a key that means something: rows without one can't be told apart.
+        For a table without a natural key, whose rows can't be told apart.
     """
     with connection, connection.cursor() as cursor:
         cursor.execute(_TABLES)

@@ -1,4 +1,4 @@
-"""Two warehouses row by row, by natural keys: what only one of them has, and what differs."""
+"""Compares two warehouses row by row, by natural keys: what only one of them has, and what differs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,19 +15,20 @@ from lib.cycles import catalog
 from lib.cycles.catalog import Table
 
 BUCKETS = 4096
-"""Rows are told apart by checksums of so many parts of a table; only parts that differ leave PostgreSQL."""
+"""How many parts a table is compared in, by checksum; only the rows of parts that differ leave PostgreSQL."""
 
 FETCHED = 10_000
-"""Rows of a table in memory at once, of each side."""
+"""Rows of a table that are fetched at a time, from each side."""
 
 EXAMPLES = 3
+"""How many differing rows of a table are shown."""
 
 Row = tuple[Any, ...]
 
 
 @dataclass
 class Comparison:
-    """How many rows a table has here (living) and there (rebuilt), and how many keys whose row isn't the same in both."""
+    """How many rows a table has on each side, and how many of their keys don't have the same row on both."""
 
     table: str
     living: int
@@ -39,9 +40,9 @@ class Comparison:
 def compare(living: Connection, rebuilt: Connection, snapshots: Mapping[str, str]) -> Iterator[Comparison]:
     """Compare each table of `public`, one after the other.
 
-    Surrogate keys, times of writing and the cut of a change are left out; a reference to a surrogate key counts as the
-    natural key behind it. `snapshots` names for some tables the column of their run date: days that are not in both are
-    left out.
+    Surrogate keys, times of writing and the cut of a change are left out; a reference to a surrogate key is compared as
+    the natural key that it stands for. `snapshots` names the column of the run date of tables that have one; of these, only
+    days that both sides have are compared.
     """
     tables = catalog.tables(rebuilt)
     for table in tables.values():
@@ -84,7 +85,7 @@ def _example(table: Table, key: Row, living: Row | None, rebuilt: Row | None) ->
 
 
 def _columns(table: Table) -> list[str]:
-    """The columns that are compared, the key's first."""
+    """The columns that are compared, those of the key first."""
     return [*table.key, *(name for name in table.columns if name not in table.key and name not in table.made_up)]
 
 
@@ -123,7 +124,7 @@ def _query(table: Table, tables: Mapping[str, Table], run_date: str | None) -> s
 
 
 def _checksums(connection: Connection, query: sql.Composable, given: Mapping[str, Any]) -> dict[int, Row]:
-    """Rows and the sum of their checksums, by bucket."""
+    """By bucket, the number of rows and the sum of their checksums."""
     summed = sql.SQL("select bucket, count(*), sum(hashtextextended(rows::text, 0)) from ({}) as rows group by bucket")
     with connection, connection.cursor() as cursor:
         cursor.execute(summed.format(query), given)

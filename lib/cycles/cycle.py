@@ -2,9 +2,11 @@
 
 import graphlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -23,10 +25,7 @@ from lib.settings import settings
 
 logger = logging.getLogger(__name__)
 
-
 LOCK = "cycle"
-
-
 WAIT_SECONDS = 600
 
 
@@ -42,24 +41,23 @@ def run_cycle(
     notify: Notify,
     say: Callable[[str], None],
 ) -> list[Run]:
-    """Run the jobs over one cut; a job that isn't done makes those that depend on it `skipped`.
+    """Run the jobs over one cut; when a job isn't done, those that depend on it are `skipped`.
 
     Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
-    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for whom. At last a new cut's
-    cycle merges what is old in the ledger.
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for which. A cycle that has opened
+    a cut ends with merging old rows of the ledger.
 
     Raises
     ------
     locks.LockHeld
-        When another cycle is at work for too long.
+        When another cycle is at work and doesn't end in time.
     """
     jobs = [job for job in jobs if resume is None or job.name not in resume.done]
     savers = [job for job in jobs if job.schedule == "stream"]
     others = [job for job in jobs if job.schedule != "stream"]
     cycle_id = resume.cycle_id if resume else new_id(label)
-    runs = _run_in_order(
-        savers, lambda job: _run_saver(job, cycle_id, given or {}, stop, notify), len(savers), stop, notify
-    )
+    run_one = partial(run_job, cycle_id=cycle_id, given=given, stop=stop, notify=notify)
+    runs = run_in_order(savers, lambda job: _run_saver(job, run_one, notify), len(savers), stop, notify)
     if not others:
         return runs
     with locks.hold(LOCK, wait=WAIT_SECONDS, stop=stop, say=say):
@@ -67,30 +65,16 @@ def run_cycle(
             registry.sweep(connection)
         cycle = resume or _open_cycle(cycle_id, run_date)
         say(f"{cycle.cycle_id}: cut {cycle.cut_id}, run date {cycle.run_date}")
-        runs = _run_in_order(
-            others,
-            lambda job: run_job(
-                job,
-                cycle_id=cycle_id,
-                run_date=cycle.run_date,
-                cut_id=cycle.cut_id,
-                given=given,
-                stop=stop,
-                notify=notify,
-            ),
-            parallel or settings().parallel_jobs,
-            stop,
-            notify,
-            before=runs,
-            cycle=cycle,
-        )
+        over_cut = partial(run_one, run_date=cycle.run_date, cut_id=cycle.cut_id)
+        parallel = parallel or settings().parallel_jobs
+        runs = run_in_order(others, over_cut, parallel, stop, notify, before=runs, cycle=cycle)
         if resume is None:
-            _merge_ledger(stop)
+            merge_ledger(stop)
         return runs
 
 
-def _merge_ledger(stop: Event) -> None:
-    """Merge old rows of the ledger; where that fails the cycle is none the worse for it, and the next one tries again."""
+def merge_ledger(stop: Event) -> None:
+    """Merge old rows of the ledger; a failure is logged, and the next cycle tries again."""
     try:
         compaction.merge(scan(settings().notebooks_dir)[0], days=settings().ledger_days, stop=stop)
     except psycopg2.Error as error:
@@ -105,14 +89,14 @@ def _open_cycle(cycle_id: str, run_date: date | None) -> Cycle:
     return Cycle(cycle_id, cut.run_date, cut.cut_id)
 
 
-def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, notify: Notify) -> Run:
-    """Run a saver once; one that is at work already is left alone."""
+def _run_saver(job: Job, run_one: Callable[..., Run], notify: Notify) -> Run:
+    """Run a saver once, unless it is at work already."""
     today = datetime.now(UTC).date()
     try:
         with locks.hold(job.name):
             with registry.warehouse() as connection:
                 registry.sweep(connection, saver=job.name)
-            return run_job(job, cycle_id=cycle_id, run_date=today, given=given, stop=stop, notify=notify)
+            return run_one(job, run_date=today)
     except locks.LockHeld:
         with registry.warehouse() as connection:
             last = registry.last_runs(connection, status="running").get(job.name)
@@ -121,7 +105,7 @@ def _run_saver(job: Job, cycle_id: str, given: Mapping[str, Any], stop: Event, n
         return run
 
 
-def _run_in_order(
+def run_in_order(
     jobs: Sequence[Job],
     run_one: Callable[[Job], Run],
     parallel: int,
@@ -133,42 +117,49 @@ def _run_in_order(
 ) -> list[Run]:
     """Run each job as soon as those that it depends on are done, at most `parallel` at once.
 
-    Jobs that no other waits for, which explorations usually are, leave one place free as long as others are to come: one
-    that hangs doesn't keep the facts waiting.
+    A job that no other waits for, as most explorations are, leaves one place free while jobs that others wait for are still
+    to come: an exploration that hangs doesn't keep the facts waiting.
     """
     by_name = {job.name: job for job in jobs}
     ended = {run.job.name: run for run in before}
     upstream = dependencies([*by_name.values(), *(run.job for run in ended.values())])
-    sorter = graphlib.TopologicalSorter({name: upstream[name] & by_name.keys() for name in by_name})
+    needed = {name: upstream[name] & by_name.keys() for name in by_name}
+    awaited = set().union(*needed.values())
+    sorter = graphlib.TopologicalSorter(needed)
     sorter.prepare()
-    awaited = set().union(*(upstream[name] for name in by_name)) & by_name.keys()
     at_work: dict[Future[Run], str] = {}
     ready: list[str] = []
     parallel = max(parallel, 1)
-    with ThreadPoolExecutor(parallel) as pool:
-        try:
-            while sorter.is_active():
-                ready += sorter.get_ready()
-                # those that others wait for come first
-                for name in sorted(ready, key=lambda name: name not in awaited):
-                    if reason := _obstacle(sorted(upstream[name]), ended, stop):
-                        ready.remove(name)
-                        ended[name] = _skip(by_name[name], reason, cycle, notify)
-                        sorter.done(name)
-                    elif len(at_work) < parallel and (name in awaited or _is_room(at_work, awaited, ended, parallel)):
-                        ready.remove(name)
-                        at_work[pool.submit(_run_whatever_comes, run_one, by_name[name], cycle, notify)] = name
-                for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
-                    name = at_work.pop(future)
-                    ended[name] = future.result()
+    with ThreadPoolExecutor(parallel) as pool, _told_to_stop(pool, stop):
+        while sorter.is_active():
+            ready += sorter.get_ready()
+            # those that others wait for come first
+            for name in sorted(ready, key=lambda name: name not in awaited):
+                if reason := _obstacle(sorted(upstream[name]), ended, stop):
+                    ready.remove(name)
+                    ended[name] = _skip(by_name[name], reason, cycle, notify)
                     sorter.done(name)
-        except KeyboardInterrupt:
-            stop.set()
-            raise
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+                elif len(at_work) < parallel and (name in awaited or _is_room(at_work, awaited, ended, parallel)):
+                    ready.remove(name)
+                    at_work[pool.submit(_run_whatever_comes, run_one, by_name[name], cycle, notify)] = name
+            for future in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
+                name = at_work.pop(future)
+                ended[name] = future.result()
+                sorter.done(name)
     return list(ended.values())
+
+
+@contextmanager
+def _told_to_stop(pool: ThreadPoolExecutor, stop: Event) -> Iterator[None]:
+    """Let an interrupt ask the runs at work to end by themselves, and any other error keep more from being started."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop.set()
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _is_room(at_work: Mapping[Future[Run], str], awaited: set[str], ended: Mapping[str, Run], parallel: int) -> bool:
@@ -186,7 +177,7 @@ def _is_bad(run: Run) -> bool:
 
 
 def _run_whatever_comes(run_one: Callable[[Job], Run], job: Job, cycle: Cycle | None, notify: Notify) -> Run:
-    """Run a job; what it raises instead of a run is one that has failed, and is nothing to the others of the cycle."""
+    """Run a job; an error that it raises becomes a failed run, so that the other jobs of the cycle go on."""
     try:
         return run_one(job)
     except Exception as error:

@@ -1,6 +1,6 @@
-"""The warehouse made again from the realtime tables and the cuts, in one pass, in a database beside the living one.
+"""The warehouse computed again from the realtime tables and the cuts, in one pass, in a database beside the living one.
 
-The jobs' notebooks run as they are; all that differs is the database that their environment names.
+The jobs' notebooks run as they are; only their environment names another database.
 """
 
 import shutil
@@ -35,14 +35,14 @@ class RebuildError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is replayed: the cuts, in order, and the snapshots. `behind` are jobs that haven't got to the last cut."""
+    """What is replayed: the cuts, in order, and the snapshots; `behind` are the jobs that haven't loaded the last cut yet."""
 
     cuts: tuple[Cut, ...]
     snapshots: tuple[Snapshot, ...]
     behind: tuple[str, ...]
     fresh: bool = False
     holds: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
-    """When events were held, by table and id: what the replayed jobs don't see."""
+    """When each held event was held, by table and id; the replayed jobs don't see these."""
 
     @property
     def target(self) -> Cut:
@@ -63,13 +63,13 @@ class Work:
 def plan(jobs: Sequence[Job], *, fresh: bool = False, broken: Sequence[Problem] = ()) -> Plan:
     """What a rebuild replays: the stored cuts up to the last one that was loaded; with `fresh` one new cut instead.
 
-    Each snapshot is made from the cut that it was last made from; one whose run was forgotten from the last cut of its day,
-    or of the first day after it that has one.
+    Each snapshot is made from the cut of its last run. Where the registry has no run any more, it is made from the last cut
+    of its day, or of the first later day that has a cut.
 
     Raises
     ------
     RebuildError
-        When nothing has been loaded yet, or one of the notebooks that are broken has loaded something.
+        When nothing has been loaded yet, or a notebook that has loaded something is broken now.
     """
     with closing(_admin(settings())) as connection, connection, connection.cursor() as cursor:
         cursor.execute("select job, cut_id from ops.watermarks order by job")
@@ -91,7 +91,7 @@ def plan(jobs: Sequence[Job], *, fresh: bool = False, broken: Sequence[Problem] 
 
 
 def _snapshots(cursor: Cursor, jobs: Sequence[Job], cuts: Sequence[Cut]) -> tuple[Snapshot, ...]:
-    """Those that were made by the registry of runs, and those that are there though their runs were forgotten."""
+    """The snapshots of the registry of runs, and those that are in their tables though the registry has no run of them."""
     cursor.execute(
         "select distinct on (r.run_date) r.run_date, coalesce(c.superseded_by, c.cut_id) from ops.job_runs r"
         " join ops.cuts c using (cut_id) where r.status = 'done' and r.job = any(%s) order by 1, r.started_at desc",
@@ -115,12 +115,12 @@ def _snapshots(cursor: Cursor, jobs: Sequence[Job], cuts: Sequence[Cut]) -> tupl
 
 
 def build(planned: Plan, work: Work) -> None:
-    """Make the database of the rebuild anew, and run the jobs in it.
+    """Create the database of the rebuild, dropping an old one, and run the jobs in it.
 
     Raises
     ------
     RebuildError
-        When a job isn't done, or the living warehouse's schema isn't that of `sql/warehouse/`.
+        When a job isn't done, or the living warehouse's schema isn't up to date.
     """
     drop()
     with closing(_autocommit(settings())) as admin, admin.cursor() as cursor:
@@ -142,7 +142,7 @@ def drop() -> None:
 
 
 def catch_up(built: Plan, work: Work) -> Plan:
-    """Replay what the living warehouse has loaded since; the caller holds the lock of its cycles. Returns the new plan.
+    """Replay what the living warehouse has loaded since `built`, and return the new plan; the caller holds its cycles' lock.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def catch_up(built: Plan, work: Work) -> Plan:
 
 
 def _replay(planned: Plan, work: Work, made: Collection[Snapshot]) -> None:
-    """Run what snapshots need, then each snapshot that isn't made in the order of the cuts, at last all at the target."""
+    """Run what snapshots read, then each snapshot that isn't `made`, by its cut, at last all other jobs."""
     keeping = [job for job in work.jobs if job.snapshots]
     needed = upstream(work.jobs, keeping)
     target = planned.target
@@ -187,7 +187,7 @@ def _run(jobs: Sequence[Job], at: Cycle, work: Work) -> None:
 
 
 def differences(work: Work) -> Iterator[Comparison]:
-    """Compare the living warehouse with the rebuilt one, table by table; the caller holds the lock of the cycles."""
+    """Compare the living warehouse with the rebuilt one, table by table; the caller holds the living cycles' lock."""
     snapshots = {
         (job.writes or "").replace("warehouse.", "public."): job.snapshots for job in work.jobs if job.snapshots
     }
@@ -199,12 +199,12 @@ def differences(work: Work) -> Iterator[Comparison]:
 
 
 def database_name() -> str:
-    """The database of the rebuild, on the living one's server."""
+    """The name of the rebuild's database, on the living one's server."""
     return f"{parse_dsn(settings().dsn('warehouse'))['dbname']}_rebuild"
 
 
 def beside() -> AbstractContextManager[Settings]:
-    """Settings under which everything goes to the rebuild, its reports to `runs/rebuild/`."""
+    """Settings under which jobs load the rebuild's database, and their reports go to `runs/rebuild/`."""
     config = settings()
     app, admin = (make_dsn(config.dsn("warehouse", admin=admin), dbname=database_name()) for admin in (False, True))
     return overridden(
@@ -225,7 +225,7 @@ def both() -> Iterator[tuple[Connection, Connection]]:
 
 
 def living_lock(work: Work) -> AbstractContextManager[Connection]:
-    """The lock of the living warehouse's cycles: while it is held, they load nothing."""
+    """The lock of the living warehouse's cycles; while it is held, none loads anything."""
     return locks.hold(cycle.LOCK, wait=cycle.WAIT_SECONDS, stop=work.stop, say=work.say)
 
 

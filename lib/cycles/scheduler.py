@@ -31,26 +31,26 @@ BACKOFF_SECONDS = 15
 LOOK_SECONDS = 5
 MISFIRE_SECONDS = 60
 LEAD_SECONDS = 30
-"""A saver's successor is started so long before its predecessor's end; a kernel needs a few seconds."""
+"""How long before the end of a saver run its successor is started; a kernel needs a few seconds."""
 
 
 class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """Fires at the minutes of a cron line; APScheduler's own reads other lines, and other days."""
+    """Fires at the minutes of a cron line; APScheduler's own trigger reads cron lines otherwise than crontab(5)."""
 
     def __init__(self, line: str) -> None:
         self.line = line
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """The line's next minute after the one before, so that a missed one isn't lost."""
+        """The line's first minute after the previous one, even when it is past already: a missed one isn't lost."""
         return following(self.line, min(previous_fire_time or now, now))
 
 
 class SaverFailed(Exception):
-    """A saver's run ended other than it should."""
+    """A saver run failed or was killed."""
 
 
 def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], None]) -> None:
-    """Run cycles by cron and keep the savers running, until SIGTERM or SIGINT; new notebooks are taken in as they come.
+    """Run cycles by cron and keep the savers running, until SIGTERM or SIGINT; a new notebook is picked up within seconds.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
     try:
         while True:
             jobs, problems = scan(settings().notebooks_dir)
-            known = _say_changes(problems, known)
+            known = say_changes(problems, known)
             if streams:
                 _start_savers(savers, jobs, stop, notify)
             if cron:
@@ -86,8 +86,8 @@ def start(*, streams: bool, cron: bool, notify: Notify, say: Callable[[str], Non
             connection.close()
 
 
-def _say_changes(problems: list[Problem], known: set[str]) -> set[str]:
-    """Name each notebook that is broken, in a line, unless it was so already; what is said now."""
+def say_changes(problems: list[Problem], known: set[str]) -> set[str]:
+    """Log each broken notebook in a line, unless the line is `known` from the last look, and return all lines."""
     lines = broken_lines(problems)
     for line in lines:
         if line not in known:
@@ -96,7 +96,7 @@ def _say_changes(problems: list[Problem], known: set[str]) -> set[str]:
 
 
 def _keep(held: dict[str, Connection]) -> None:
-    """Take the locks again when the warehouse was restarted under us."""
+    """Take a lock again that was lost because the warehouse was restarted."""
     for role, connection in held.items():
         if locks.is_alive(connection):
             continue
@@ -140,7 +140,7 @@ def _start_savers(savers: dict[str, Thread], jobs: list[Job], stop: Event, notif
 
 
 def keep_running(job: Job, stop: Event, notify: Notify) -> None:
-    """Keep a saver running until `stop` is set; after failures with a growing pause, while its notebook is one."""
+    """Keep a saver running until `stop` is set or its notebook is no job any more; failures in a row make longer pauses."""
 
     def is_over(*_: RetryCallState) -> bool:
         return stop.is_set() or parse(job.name, job.path)[0] is None
@@ -152,17 +152,22 @@ def keep_running(job: Job, stop: Event, notify: Notify) -> None:
             sleep=sleep_using_event(stop),
             before_sleep=_log_failure,
             retry_error_callback=lambda state: None,
-        )(_run_savers, job, stop, notify)
+        )(run_in_succession, job, stop, notify)
 
 
-def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
-    """Run after run of a saver, until `stop` is set or one fails; of failures only those soon after the start count.
+def run_in_succession(job: Job, stop: Event, notify: Notify) -> None:
+    """Run a saver again and again, until `stop` is set or a run fails that has no successor.
 
-    A successor is started before its predecessor ends, and takes over with its first micro-batch: nothing waits while
-    a kernel starts.
+    A successor is started before its predecessor ends, and takes over with its first micro-batch: no event waits for a
+    kernel to start.
+
+    Raises
+    ------
+    SaverFailed
+        When a run fails within seconds; a later failure is only logged.
     """
     minutes = settings().stream_run_minutes if "run_minutes" in job.parameters else 0
-    # another attempt has to go through here too, so retries are the caller's
+    # the caller tries again, since a new attempt has to clear the way as well
     once = replace(job, retries=0)
     given = {"run_minutes": minutes} if minutes else {}
 
@@ -192,7 +197,7 @@ def _run_savers(job: Job, stop: Event, notify: Notify) -> None:
 
 
 def _clear_the_way(job: Job) -> None:
-    """Close the book on runs of a dead scheduler, and stop their queries: Spark Connect keeps a query running when its
+    """Mark the runs of a dead scheduler `killed`, and stop their queries: Spark Connect keeps a query running when its
     notebook dies."""
     with registry.warehouse() as connection:
         registry.sweep(connection, saver=job.name)

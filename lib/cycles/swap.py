@@ -1,4 +1,4 @@
-"""The rebuilt rows in the place of the living ones, in one transaction.
+"""Replaces the rows of the living warehouse by the rebuilt ones, in one transaction.
 
 The tables themselves stay, and with them grants, views and sessions; readers see the old rows until the commit.
 """
@@ -16,14 +16,14 @@ from lib.cycles.rebuild import Plan, RebuildError
 from lib.ledger import cuts
 
 LOCK_WAIT = "1min"
-"""How long to wait for somebody who writes by hand."""
+"""How long to wait for a table that somebody writes to by hand."""
 
 
 def swap(built: Plan) -> dict[str, int]:
-    """Replace the rows of the living warehouse by the rebuilt ones, and drop the rebuild; the rows of each table.
+    """Replace the rows of the living warehouse by the rebuilt ones, drop the rebuild, and return each table's rows.
 
-    The caller holds the lock of the living cycles. Runs and the results of checks are kept, and tables that no job fills;
-    after a fresh rebuild so are the old cuts, superseded by the new one.
+    The caller holds the lock of the living cycles. What is kept: runs, the results of checks, tables that no job fills, and
+    after a fresh rebuild the old cuts, superseded by the new one.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def swap(built: Plan) -> dict[str, int]:
 
 
 def _is_filled(rebuilt: Connection, table: Table) -> bool:
-    """Whether the rebuild has rows of it; what jobs keep for themselves in `ops` may well be empty."""
+    """Whether the rebuild has filled the table; what jobs keep for themselves in `ops` counts even when it is empty."""
     with rebuilt, rebuilt.cursor() as cursor:
         cursor.execute(sql.SQL("select from {} limit 1").format(_place(table)))
         return table.name.startswith("ops.") or cursor.rowcount > 0
@@ -55,7 +55,7 @@ def _replace(cursor: Cursor, rebuilt: Connection, tables: list[Table], built: Pl
     if built.fresh:
         cuts.supersede(cursor, built.target)
     for table in reversed(tables):
-        # facts refuse to be changed by a trigger
+        # a trigger refuses every change of a fact
         cursor.execute(sql.SQL("alter table {} disable trigger user").format(_place(table)))
         cursor.execute(sql.SQL("delete from {}").format(_place(table)))
     rows = {table.name: _move(rebuilt, cursor, table) for table in tables}
@@ -64,7 +64,7 @@ def _replace(cursor: Cursor, rebuilt: Connection, tables: list[Table], built: Pl
 
 
 def _move(rebuilt: Connection, cursor: Cursor, table: Table) -> int:
-    """Copy a table's rows as they are, surrogate keys included, and let its sequence go on behind them."""
+    """Copy a table's rows as they are, surrogate keys included, and let its sequence go on after them."""
     place, names = _place(table), sql.SQL(", ").join(map(sql.Identifier, table.columns))
     with tempfile.TemporaryFile() as file, rebuilt, rebuilt.cursor() as source:
         source.copy_expert(sql.SQL("copy {} ({}) to stdout (format binary)").format(place, names), file)

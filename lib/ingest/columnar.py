@@ -1,6 +1,6 @@
 """A batch of messages as columns, ready for COPY.
 
-A typed decoder takes the typical message, and columns are checked as a whole; whatever raises a doubt gets a second
+A typed decoder takes the typical messages, and checks each column as a whole. A message that raises a doubt gets a second
 look by `lib.ingest.decode`, which knows every rule. Both give the same values for the same message.
 """
 
@@ -20,15 +20,15 @@ from lib.ingest.decode import AHEAD, EARLIEST, LARGEST, Dead, Event, Refused, am
 from lib.schemas import LINE, MAX_TEXT, MAX_WHOLE, Contract, Field
 
 USUAL = 10**6
-"""Order lines with prices below this need no exact look at their total."""
+"""With prices below this, the total of an order line is surely within its bound."""
 FINITE = 10**300
-"""Numbers below this are surely not beyond a double."""
+"""Numbers below this surely fit a double."""
 
 PLACE = "#place"
-"""The column of a message's place in its batch; no field can have a column of this name."""
+"""The column with a message's place in its batch; no field can get a column of this name."""
 
 Column = tuple[pa.Array, Sequence[int]]
-"""The values of a column, and the rows that need a second look."""
+"""A column's values, and the rows that need a second look."""
 
 _ARROW = {
     "text": pa.string(),
@@ -46,8 +46,8 @@ _ARROW = {
 class Batch:
     """A batch of messages, decoded; a message's place is its index in the batch.
 
-    `typical` has the column `PLACE` and those of the contract; `odd` are the events that took a second look, and `dead`
-    what can't be stored, both by place.
+    `typical` has the column `PLACE` and those of the contract. By place, `odd` are the events that took a second look, and
+    `dead` says why the others can't be stored.
     """
 
     typical: pa.Table
@@ -87,13 +87,13 @@ _TYPES: dict[str, Any] = {
     "boolean": bool,
     "string": str,
     "numeric": Any,
-    # of an order line, whose text is stored: enough to see that it is usual
+    # of an order line, which is stored as its text: a double is enough to see that the price is usual
     "price": Annotated[float, msgspec.Meta(gt=0, lt=USUAL)],
 }
 
 
 def _struct(name: str, fields: Sequence[Field], **kinds: str) -> type[msgspec.Struct]:
-    """A struct whose attributes are f0, f1 …, so that a field may have any name."""
+    """A struct for these fields, with the attributes f0, f1 …: a field may have a name that no attribute can have."""
 
     def annotation(field: Field) -> Any:
         if field.choices:
@@ -170,7 +170,7 @@ def _amounts(field: Field, values: list[Any], now: datetime) -> Column:
 def _times(field: Field, values: list[str], now: datetime) -> Column:
     try:
         times = pa.array(values, pa.string()).cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:  # it is stricter than ISO 8601
+    except pa.ArrowInvalid:  # Arrow takes less than ISO 8601 allows
         return _odd_times(field, values, now)
     instants = times.view(pa.int64()).to_numpy()
     outside = (instants < _microseconds(EARLIEST)) | (instants > _microseconds(now + AHEAD))
@@ -238,7 +238,7 @@ def _table(contract: Contract, events: dict[int, Event]) -> pa.Table:
 
 
 def _take(field: Field, others: dict[str, Any]) -> Any:
-    """Take an added column's value out of an event's other fields; one of another type stays there."""
+    """Move an added column's value out of an event's other fields; a value of another type stays there."""
     value = others.get(field.name)
     if value is None or kind_of(value) == field.kind:
         others.pop(field.name, None)

@@ -1,6 +1,6 @@
 """From a message's bytes to exact values, or to the reason why it can't be stored: every rule, in one place.
 
-It is thorough, not fast: `lib.ingest.columnar` takes typical messages by the thousand, and comes here with the rest.
+It is thorough, not fast: `lib.ingest.columnar` decodes typical messages by the thousand, and asks here about the others.
 """
 
 import functools
@@ -18,18 +18,18 @@ import msgspec
 from lib.schemas import LINE, MAX_TEXT, MAX_WHOLE, Contract, Field
 
 LARGEST = 64 << 20
-"""Bytes of a message; Kafka's own limit is one of what is sent, which may be a thousandth of that."""
+"""The most bytes of a message. Kafka's limit is on compressed batches, which may be a thousand times larger when read."""
 MAX_DEPTH = 100
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(minutes=5)
 SCALE = 18
-"""Digits of an amount in the database, decimals included: `numeric(18, 2)`, or `numeric(18, 4)` for a price."""
+"""Digits of an amount in the database, decimals included: an amount is `numeric(18, 2)`, a price `numeric(18, 4)`."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<nul>u0000)|(?P<half>u[dD][89a-fA-F]..)|.)")
-"""An escape in a JSON text: a surrogate pair is one."""
+"""An escape in a JSON text; a surrogate pair counts as one."""
 _TIME = re.compile(r"[\dW-]+[T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d(:?\d\d(\.\d+)?)?)?)?", re.ASCII)
-"""A date, a time of day, and the offset, if any; Python also takes times with a character too many in between."""
+"""A date, a time of day, and perhaps an offset; `fromisoformat` alone would also take times with a stray character."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Dead:
 
 @dataclass(frozen=True)
 class Event:
-    """A message's declared values in the order of the contract's fields, and its other fields by name."""
+    """The values of a message's declared fields, in the order of the contract, and its other fields by name."""
 
     values: tuple[Any, ...]
     others: dict[str, Any]
@@ -97,7 +97,7 @@ def _document(payload: bytes | None) -> dict[str, Any]:
 
 
 def _look_for_poison(text: str) -> None:
-    """Refuse what no document may hold, wherever it stands: in keys and in values that a later one replaces, too."""
+    """Refuse what a document may hold nowhere: neither in keys, nor in values that a later key of the same name replaces."""
     if "\\u" in text:
         for escape in _ESCAPE.finditer(text):
             if escape["nul"]:
@@ -181,11 +181,18 @@ def _money(field: Field, value: Any) -> Decimal:
 
 @functools.cache
 def amount_end(digits: int) -> Decimal:
-    """What amounts lie below, so that they are below 10**digits when the database has rounded them."""
+    """The bound that amounts lie below, so that they stay below 10**digits when the database rounds them."""
     return Decimal(10**digits) - Decimal(5).scaleb(digits - SCALE - 1)
 
 
 def instant(field: Field, value: Any, now: datetime) -> datetime:
+    """A field's time in UTC; without an offset it is taken as UTC.
+
+    Raises
+    ------
+    Refused
+        When it isn't a time in ISO 8601, or not between 2000 and five minutes from `now`.
+    """
     if not isinstance(value, str):
         raise _wrong_type(field, value, "a time in ISO 8601")
     try:
@@ -213,13 +220,14 @@ def _lines(field: Field, value: Any, now: datetime) -> str:
             if part.required and _is_absent(part, line.get(part.name)):
                 raise Refused("missing_field", f"{named.name} is required and is missing, null or empty")
             _value(named, line.get(part.name), now)
-        # whichever way the price is rounded
+        # the price in the database is rounded to four decimals, up at most by this
         if line["quantity"] * (line["price"] + Decimal("0.00005")) >= amount_end(16):
             raise Refused("out_of_range", f"{field.name}[{number}]: quantity × price is not below 10**16")
     return to_json(value)
 
 
 def to_json(value: Any) -> str:
+    """A value as JSON, numbers exactly."""
     return _ENCODER.encode(value).decode()
 
 

@@ -1,7 +1,8 @@
-"""New fields become columns while the stream runs; what can't have a column stays in `extra`, so nothing is lost.
+"""New fields of events become columns while the stream runs; what can't have a column stays in `extra`.
 
 A new top-level field with a scalar value gets a nullable column in the transaction of its first rows. The savers don't
-own their tables: `ops.add_columns` in the database does it, and gives up after 50 ms when a long reader is in the way.
+own their tables, so a function of the database, `ops.add_columns`, adds it; it gives up after 50 ms when a long-running
+reader holds a lock.
 """
 
 import logging
@@ -22,9 +23,9 @@ from lib.ingest.decode import Event
 from lib.schemas import Contract, Field, Kind
 
 MOST = 32
-"""Columns that may be added to a table."""
+"""How many columns may be added to a table."""
 PAUSE_SECONDS = 30
-"""After a reader was in the way, a field is tried again no sooner."""
+"""How long to wait with a field after its column couldn't be added."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,16 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KIND: dict[str, Kind] = {"boolean": "boolean", "text": "string", "numeric": "numeric"}
 _SQL = {kind: type_ for type_, kind in _KIND.items()}
 
-_waiting: WeakKeyDictionary[Connection, dict[tuple[str, str], float]] = WeakKeyDictionary()
-"""When a field (table, name) that a reader kept from its column may be tried again, by connection: a worker outlives its
-query, and may write to several databases."""
+postponed: WeakKeyDictionary[Connection, dict[tuple[str, str], float]] = WeakKeyDictionary()
+"""When a field (table, name) whose column couldn't be added may be tried again, by connection: a worker lives longer than
+its query, and may write to several databases."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a table's columns are now: the contract with those that were added, and every name that is taken.
+    """What a table's columns are now: `contract` includes those that were added, `taken` are the names of all columns.
 
-    `recorded` are the columns that were added at any time, those that somebody has dropped since included.
+    `recorded` are the columns that were added at any time, including those that somebody has dropped since.
     """
 
     contract: Contract
@@ -50,10 +51,10 @@ class Shape:
 
 
 def shape(cursor: Cursor, contract: Contract) -> Shape:
-    """The present shape of the contract's table; it holds as long as the head is locked.
+    """The present shape of the contract's table; it can't change while the head is locked.
 
-    A column that was added counts as long as it has one of the types that we give, and hasn't been declared since. Fields
-    that have a column of another kind stay in `extra`.
+    A column that was added belongs to the contract while it has one of the types that savers give, and isn't declared. The
+    field of any other column stays in `extra`.
     """
     cursor.execute(
         "select attname, type, column_name from (select attname::text, format_type(atttypid, atttypmod) as type, attnum"
@@ -76,9 +77,9 @@ def shape(cursor: Cursor, contract: Contract) -> Shape:
 def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Shape:
     """Add a column for each new field of the events, in their order, and return the shape with those added.
 
-    The first value that isn't null decides the type. Where the database doesn't add them, they stay in `extra` for now.
+    The first value that isn't null decides the type. When the database refuses to add them, they stay in `extra` for now.
     """
-    fields = list(_new_fields(now, events, _waiting.get(cursor.connection, {})))
+    fields = list(_new_fields(now, events, until=postponed.get(cursor.connection, {})))
     if not fields:
         return now
     names = [field.name for field in fields]
@@ -100,12 +101,15 @@ def grow(cursor: Cursor, now: Shape, events: Iterable[Event], batch: int) -> Sha
 
 def _wait(connection: Connection, table: str, fields: Iterable[Field]) -> None:
     now = time.monotonic()
-    left = {field: until for field, until in _waiting.get(connection, {}).items() if until > now}
-    _waiting[connection] = left | {(table, field.name): now + PAUSE_SECONDS for field in fields}
+    left = {field: until for field, until in postponed.get(connection, {}).items() if until > now}
+    postponed[connection] = left | {(table, field.name): now + PAUSE_SECONDS for field in fields}
 
 
-def _new_fields(now: Shape, events: Iterable[Event], waiting: Mapping[tuple[str, str], float]) -> Iterator[Field]:
-    """The fields that get a column: as many as there is room for, where a column that was dropped has kept its place."""
+def _new_fields(now: Shape, events: Iterable[Event], *, until: Mapping[tuple[str, str], float]) -> Iterator[Field]:
+    """The fields that get a column now: as many as there is room for; a dropped column still takes its room.
+
+    Those that are postponed `until` a later time are left out.
+    """
     seen = set(now.taken)
     room = MOST - len(now.recorded)
     for event in events:
@@ -114,7 +118,7 @@ def _new_fields(now: Shape, events: Iterable[Event], waiting: Mapping[tuple[str,
             if kind is None:
                 continue
             seen.add(name)
-            if not _NAME.fullmatch(name) or waiting.get((now.contract.table, name), 0) > time.monotonic():
+            if not _NAME.fullmatch(name) or until.get((now.contract.table, name), 0) > time.monotonic():
                 continue
             if name not in now.recorded:
                 if room <= 0:

@@ -1,6 +1,6 @@
-"""The messages of a micro-batch into their table: decoded, new fields given columns, and sent in by COPY.
+"""Stores the messages of a micro-batch: decodes them, adds columns for new fields, and copies the rows into their table.
 
-What can't be processed, for whatever reason, is found by halving the micro-batch in savepoints; the rest is stored.
+Messages that can't be processed, for whatever reason, are found by halving the micro-batch; the others are stored.
 """
 
 import functools
@@ -28,14 +28,14 @@ from lib.plain import one_line
 from lib.schemas import UNPROCESSABLE, Contract
 
 CHUNK = 1 << 18
-"""Bytes that COPY takes at a time."""
+"""Bytes that are sent to COPY at a time."""
 
 FEW = 20
 SHARE = 0.05
-"""More unprocessable messages than these, in number and as a share of all, look like a fault of the program."""
+"""When more messages than both, this many and this share of all, are unprocessable, the program is probably at fault."""
 
 _DETAIL = 1000
-"""Characters of an error that a dead letter keeps."""
+"""How many characters of an error a dead letter keeps."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,11 @@ class ProgramFault(Exception):
 
 @dataclass
 class Stored:
-    """What became of messages: written and conflicting ones per partition, the times of the events, and what is dead.
+    """What became of messages: how many were written, per partition, the times of their events, and which are dead.
 
-    A conflict is a duplicate with another payload; `first` and `last` span the times of the written ones, `times` are those
-    of all events; `dead` is by place, the message's index in the micro-batch.
+    `conflicts` counts duplicates whose payload differs from the stored event's. `first` and `last` are the earliest and
+    latest time of the written events, `times` those of all events. `dead` is by place, the message's index in the
+    micro-batch.
     """
 
     written: Counter[int] = field(default_factory=Counter)
@@ -73,10 +74,10 @@ class Stored:
 
 
 def store(cursor: Cursor, contract: Contract, messages: pa.Table, batch: int, run: str) -> Stored:
-    """Store the events of a micro-batch in the order of its messages; of those with the same key the first one stays.
+    """Store the events of a micro-batch in the order of its messages; of several with the same key the first is kept.
 
-    A message that can't be processed costs the others nothing: it is `dead`, as `rejected_by_database` where the database
-    refuses its values, as `unprocessable` for any other reason.
+    A message that can't be processed doesn't keep the others from being stored. It is `dead`: `rejected_by_database` when
+    the database refuses its values, `unprocessable` for any other reason.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def store(cursor: Cursor, contract: Contract, messages: pa.Table, batch: int, ru
 
 @dataclass
 class _Storing:
-    """One micro-batch on its way into its table, which has the columns of `shape` by now."""
+    """One micro-batch on its way into its table; `shape` are the table's columns, those added on the way included."""
 
     cursor: Cursor
     messages: pa.Table
@@ -110,11 +111,11 @@ class _Storing:
     unprocessable: int = 0
 
     def store(self, start: int, stop: int) -> Stored:
-        """Store the messages from one place up to another."""
+        """Store the messages from one place up to another, in halves where an error is raised."""
         try:
             with savepoint(self.cursor):
                 stored, shape = self._store_whole(start, stop)
-        except Exception as error:  # whatever it is, it must not stop the messages beside the one that raises it
+        except Exception as error:  # whatever it is, it must cost only the message that raises it
             if is_elsewhere(error):
                 raise
             if stop - start > 1:
@@ -129,13 +130,13 @@ class _Storing:
         decoded = decode_batch(self.shape.contract, messages["value"].to_pylist(), self.now)
         shape = evolution.grow(self.cursor, self.shape, decoded.odd.values(), self.batch)
         events = _placed(decoded.rows(shape.contract), messages, self.batch)
-        stored = _insert(self.cursor, shape.contract, events) if len(events) else Stored()
+        stored = insert_events(self.cursor, shape.contract, events) if len(events) else Stored()
         stored.times = events[shape.contract.time].chunks
         stored.dead = {start + place: why for place, why in decoded.dead.items()}
         return stored, shape
 
     def _why(self, error: Exception) -> Dead:
-        """Why a single message is dead that raises this error."""
+        """Why a single message that raises this error is dead."""
         if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
             return Dead("rejected_by_database", f"SQLSTATE {error.pgcode}: {str(error).splitlines()[0]}")
         why = one_line(f"{type(error).__name__}: {error}", _DETAIL)
@@ -155,7 +156,7 @@ class _Storing:
 
     @functools.cached_property
     def earlier(self) -> tuple[int, int]:
-        """The unprocessable messages of the run's earlier micro-batches, and all that these have read."""
+        """How many messages of the run's earlier micro-batches were unprocessable, and how many these have read."""
         self.cursor.execute(_EARLIER, {"table": self.shape.contract.table, "run": self.run, "reason": UNPROCESSABLE})
         dead, read = self.cursor.fetchall()[0]
         return int(dead), int(read)
@@ -174,7 +175,7 @@ select (
 
 
 def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
-    """The events with the places of their messages, and the batch."""
+    """The events with the partition and offset of their messages, and the number of the batch."""
     came = messages.select(["partition", "offset"])
     if len(events) < len(messages):
         came = came.take(events[PLACE])
@@ -183,7 +184,8 @@ def _placed(events: pa.Table, messages: pa.Table, batch: int) -> pa.Table:
     return events.append_column("ingest_batch_id", pa.repeat(pa.scalar(batch, pa.int64()), len(events)))
 
 
-def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+def insert_events(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
+    """Copy the events into their table; where one of them is there already, through a temporary table."""
     try:
         with savepoint(cursor):
             _copy(cursor, contract.table, rows)
@@ -196,7 +198,7 @@ def _insert(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
 
 
 def _copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
-    """COPY in CSV: NULL is empty and unquoted, a text is quoted, an instant is UTC."""
+    """COPY the rows as CSV: NULL is empty and unquoted, a text is quoted, an instant is UTC."""
     rows = rows.drop_columns(PLACE)
     buffer = io.BytesIO()
     csv.write_csv(rows, buffer, csv.WriteOptions(include_header=False))
@@ -223,7 +225,7 @@ from compared group by kafka_partition
 
 
 def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
-    """Through a temporary table, which has to be another one when the columns are others."""
+    """Insert the events through a temporary table, named after the added columns, and compare those that were there."""
     names = [name for name in rows.column_names if name != PLACE]
     columns, table = sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(contract.table)
     staging = f"incoming_{contract.table}_{zlib.crc32(repr(contract.added).encode()):08x}"
@@ -242,7 +244,10 @@ def _merge(cursor: Cursor, contract: Contract, rows: pa.Table) -> Stored:
 
 
 def _payload(contract: Contract, alias: str) -> sql.Composable:
-    """What an event said: its declared columns, and one object of all else, wherever it is kept; each name is a parameter."""
+    """What an event says, to be compared: its declared columns, and one object of its other fields, in columns or `extra`.
+
+    The names of added fields are parameters.
+    """
     declared = [sql.Identifier(alias, field.column) for field in contract.fields]
     added = [
         item for field in contract.added for item in (sql.Placeholder(field.name), sql.Identifier(alias, field.column))

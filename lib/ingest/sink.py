@@ -1,8 +1,8 @@
-"""One micro-batch into the realtime database: rows, dead letters, ledger row and head in one transaction.
+"""Writes one micro-batch into the realtime database: rows, dead letters, ledger row and head in one transaction.
 
-The head row (`ops.ingest_heads`) is the truth of ingestion. It is locked first; messages below it are skipped, a
-message beyond it stops the run, and a run whose epoch was taken over can't write any more. So a batch that is sent
-again, after a crash or from a torn checkpoint, changes nothing.
+The head row (`ops.ingest_heads`) says what is stored. It is locked first. Messages below it are skipped; a batch that
+leaves out messages above it stops the run; a run that another one has taken over from can't write any more. So a batch
+that comes again, after a crash or from a torn checkpoint, changes nothing.
 """
 
 import json
@@ -30,16 +30,16 @@ MESSAGES = pa.schema(
 """The columns of a batch."""
 
 KEPT = 1 << 20
-"""Bytes of a dead letter that is larger than a message may be; all others are kept as they came."""
+"""How many bytes are kept of a message that is larger than allowed; all other dead letters are kept whole."""
 
 
 class Fenced(Exception):
-    """Another run has taken over this table; the batch was not written."""
+    """Another query has taken over this table; the batch was not written."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes: the epoch that the run takes in its first batch, and the unique name of its query."""
+    """Who writes: the epoch that the query takes with its first batch, and the `query_id` of its saver run."""
 
     epoch: int
     query_id: str
@@ -47,7 +47,10 @@ class Writer:
 
 @dataclass(frozen=True)
 class Committed:
-    """What one batch did; `rows_in = rows_written + duplicates + dead_letters`, and conflicts are some of the duplicates."""
+    """What became of one batch: `rows_in = rows_written + duplicates + dead_letters`.
+
+    `conflicts` are those of the duplicates whose payload differs from the stored event's.
+    """
 
     ingest_batch_id: int
     rows_in: int
@@ -61,7 +64,7 @@ class Committed:
 def write_batch(
     connection: Connection, contract: Contract, messages: pa.Table, writer: Writer, spark_batch_id: int, *, kafka: str
 ) -> Committed | None:
-    """Write one micro-batch inside the caller's transaction, and return its receipt; None where nothing was new.
+    """Write one micro-batch inside the caller's transaction, and return what became of it; None where nothing was new.
 
     Parameters
     ----------
@@ -73,10 +76,10 @@ def write_batch(
     Raises
     ------
     Fenced
-        When another run has taken over.
+        When another query has taken over.
     offsets.OffsetGap, offsets.DataLoss
         When messages between the head and this batch are missing.
-    rows.ProgramFault
+    insert.ProgramFault
         When so many messages can't be processed that the program looks faulty.
     """
     with connection.cursor() as cursor:
@@ -96,7 +99,7 @@ def _lock_head(cursor: Cursor, contract: Contract, writer: Writer) -> Head:
     head = read_head(cursor, contract.table, lock=True)
     if head.epoch == writer.epoch:
         cursor.execute(
-            # what was written since may be releases of held events, which fence nobody
+            # the last batch that has messages: a release of held events is a batch without, and fences nobody
             "select query_id from ops.ingest_batches where source_table = %s and ingest_batch_id <= %s and rows_in > 0"
             " order by ingest_batch_id desc limit 1",
             [contract.table, head.last_batch],
@@ -134,17 +137,17 @@ def _readings(messages: pa.Table, head: Head) -> dict[int, offsets.Reading]:
 
 
 def _latencies(times: Sequence[pa.Array]) -> tuple[Counter[str], float]:
-    """Events by their age now: counts by the upper bound of their bucket in seconds, and the sum of the ages."""
+    """How old the events are now, in seconds: their number by the upper bound of a bucket, and the sum of their ages."""
     now = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     ages = (now - pa.chunked_array(times, pa.timestamp("us")).to_numpy()) / np.timedelta64(1, "s")
     labels = [*map(str, LATENCY_SECONDS), "inf"]
     found, counts = np.unique(np.searchsorted(LATENCY_SECONDS, ages), return_counts=True)
     buckets = Counter({labels[index]: int(count) for index, count in zip(found, counts, strict=True)})
-    # a clock that runs ahead must not let the sum fall
+    # an event from a clock that runs ahead has a negative age, and the sum must never fall
     return buckets, float(np.maximum(ages, 0).sum())
 
 
-# --- dead letters and the receipt
+# --- dead letters and the ledger
 
 
 def _bury(cursor: Cursor, contract: Contract, messages: pa.Table, dead: dict[int, Dead], batch: int) -> None:
@@ -168,7 +171,7 @@ def _bury(cursor: Cursor, contract: Contract, messages: pa.Table, dead: dict[int
 
 @dataclass(frozen=True)
 class Counted:
-    """What became of one micro-batch: counts per partition, where each begins, and what was stored."""
+    """What became of one micro-batch: its counts and first offset by partition, and what was stored."""
 
     counts: dict[int, dict[str, int]]
     starts: dict[int, int]
@@ -176,7 +179,7 @@ class Counted:
 
 
 def _counts(messages: pa.Table, starts: dict[int, int], stored: insert.Stored) -> dict[int, dict[str, int]]:
-    """What became of the messages of each partition."""
+    """What became of the messages of each partition, as counts by the columns of the ledger."""
     partitions, offsets = messages["partition"].to_numpy(), messages["offset"].to_numpy()
     died = Counter(partitions[list(stored.dead)].tolist())
     counts = {}

@@ -1,9 +1,10 @@
-"""A saver's run: Kafka to the realtime database, from the head on.
+"""A saver run: from Kafka to the realtime database, beginning at the head.
 
-Every saver notebook calls `ingest` with its contract. A Spark query brings the raw messages, its worker writes each
-micro-batch through `lib.ingest.sink`; checkpoint folders belong to one query and decide nothing. A run may use several
-queries one after the other, each with its own epoch: with a larger cap while it catches up, with a smaller one where
-messages are huge. The next one starts before the last one is stopped, and takes over by its first batch.
+Every saver notebook calls `ingest` with its contract. A Spark query brings the raw messages, and its Python worker writes
+each micro-batch through `lib.ingest.sink`. A checkpoint folder belongs to one query; the head alone says
+where reading begins. A run may use several queries one after the other, each with an epoch of its own: with a larger cap while it
+catches up, with a smaller one where messages are huge. The next query starts before the last one is stopped, and takes
+over with its first micro-batch.
 """
 
 import contextlib
@@ -49,42 +50,46 @@ logger = logging.getLogger(__name__)
 
 TRIGGER_INTERVAL = "200 milliseconds"
 MAX_OFFSETS = 10_000
+"""The usual cap: the most messages of a micro-batch."""
 CATCH_UP_OFFSETS = 50_000
 FAR_BEHIND = 10
-"""A run that lags more than so many caps behind catches up with the larger cap."""
+"""A run catches up with the larger cap when it lags by more than this many micro-batches of the usual one."""
 LOOK_SECONDS = 5
 READ_SECONDS = 0.5
-"""A run over what is there looks so often whether it has read all of it."""
+"""How often a run without a duration looks whether it has read all that was there when it began."""
 UNREADABLE = re.compile(
     r"overflows|ArithmeticException|CorruptRecordException|RecordTooLargeException|OutOfMemoryError"
 )
-"""Signs of a message that Spark can't bring: its record time is beyond Spark's range, or it is large once decompressed."""
+"""Signs of a message that Spark can't bring: its record time is beyond Spark's range, or it is huge when decompressed."""
 FRESH = timedelta(seconds=3 * LOOK_SECONDS)
-"""A heartbeat that is older belongs to a run that is gone."""
+"""A heartbeat older than this belongs to a run that is gone."""
 
 PLAIN = {"spark.sql.adaptive.enabled": "false", "spark.sql.codegen.wholeStage": "false"}
-"""A micro-batch is a scan and nothing else: planning it costs more than running it, so nothing is optimised."""
+"""A micro-batch is one scan, so planning it would cost more than running it: Spark's optimisations are off."""
 ASYNCHRONOUS = {
     "asyncProgressTrackingEnabled": "true",
     # each file forks several processes
     "asyncProgressTrackingCheckpointIntervalMs": "60000",
     "_asyncProgressTrackingOverrideSinkSupportCheck": "true",
 }
-"""The checkpoint is written beside the batches. Spark offers that for its own Kafka sink only, since others could write a
-batch twice after a crash; here the head decides."""
+"""The checkpoint is written while batches go on. Spark allows that for its own Kafka sink only, since another sink could
+write a batch twice after a crash; ours can't, because the head says what is written."""
 
 
 class AtWork(Exception):
-    """Another run is writing this table, and only the scheduler takes over from it."""
+    """Another run is writing this table, and only the scheduler may take over from it."""
 
 
 class BatchTooLarge(Exception):
-    """The messages of one micro-batch are more than a worker should hold; nothing was written."""
+    """The messages of one micro-batch have more bytes than a worker should hold; nothing was written."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How a run is doing: events/s since the last look, messages behind, and their latency (p95, upper bound, ms)."""
+    """How a run is doing since the last look: messages per second and in all, latency (p95, as an upper bound in ms).
+
+    `lag` counts the messages in Kafka that aren't stored, `cap` is the most that a micro-batch may have.
+    """
 
     rate: float
     lag: int
@@ -109,9 +114,9 @@ def ingest(
 ) -> Receipt:
     """Bring the topic's messages from the head on into the realtime table.
 
-    With `publish`, a query runs for `run_minutes`, or until all that is there is read when that is 0; it ends early
-    when a successor takes over, or on an interrupt. Without `publish`, at most one batch is written and rolled back,
-    or the receipt of the run that is at work is given.
+    With `publish`, it runs for `run_minutes`; when that is 0, until all that is there now is read. It ends early when a
+    successor takes over, or on an interrupt. Without `publish`, it returns the receipt of the run at work, if there is one;
+    else it writes one batch and rolls it back.
 
     Parameters
     ----------
@@ -120,7 +125,7 @@ def ingest(
     max_offsets, catch_up_offsets
         Most messages of a micro-batch, usually and while the run is more than ten such batches behind.
     watch
-        Is called every few seconds with the run's progress.
+        Called every few seconds with the run's progress.
 
     Raises
     ------
@@ -129,23 +134,17 @@ def ingest(
     AtWork
         When another run is writing this table, and this one isn't the scheduler's.
     """
-    offsets = backlog(contract)
+    behind = backlog(contract)
     if not publish:
-        return _at_work(contract) or _try_out(session, contract, offsets)
-    run = _Run(session, contract, trigger_interval, max_offsets, catch_up_offsets, watch)
+        return _at_work(contract) or _try_out(session, contract, behind)
+    run = SaverRun(session, contract, trigger_interval, max_offsets, catch_up_offsets, watch)
     run.register()
     for name, value in PLAIN.items():
         session.conf.set(name, value)
     with contextlib.ExitStack() as later:
         try:
-            lag = int(offsets["lag"].sum())
             with contextlib.suppress(KeyboardInterrupt):
-                if run_minutes:
-                    run.start(catch_up_offsets if lag > FAR_BEHIND * max_offsets else max_offsets)
-                    run.follow(time.monotonic() + run_minutes * 60)
-                elif lag:
-                    run.start(catch_up_offsets)
-                    run.read(dict(zip(offsets["partition"], offsets["end"], strict=True)))
+                run.work(behind, run_minutes)
             later.enter_context(_no_interrupts())
             if run.queries:
                 run.look(quiet=False)
@@ -157,7 +156,7 @@ def ingest(
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ignore interrupts: one that comes when the query's end is reached already must not cost the run its receipt."""
+    """Ignore interrupts: one that comes after the reading is over must not cost the run its receipt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -169,8 +168,8 @@ def _no_interrupts() -> Iterator[None]:
 
 
 @dataclass
-class _Query:
-    """One of a run's queries."""
+class Query:
+    """One of a run's streaming queries; `handle` is Spark's."""
 
     handle: Any
     cap: int
@@ -180,8 +179,8 @@ class _Query:
 
 
 @dataclass
-class _Run:
-    """A run at work: its queries, the last of which is to write."""
+class SaverRun:
+    """A saver run at work; the last of its queries is the one that is to write."""
 
     session: SparkSession
     contract: Contract
@@ -191,12 +190,12 @@ class _Run:
     watch: Watch
     query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     ceiling: float = float("inf")
-    """The largest cap whose batches were not too large."""
-    queries: list[_Query] = field(default_factory=list)
+    """The largest cap allowed; lowered when a micro-batch was too large for its worker."""
+    queries: list[Query] = field(default_factory=list)
     looked: tuple[float, int] = (0.0, 0)
-    """When progress was last looked at, and the last batch then."""
+    """When progress was last looked at, and the last batch at that time."""
     behind: dict[int, int] = field(default_factory=dict)
-    """Where the head stood then of each partition that the query had read further."""
+    """At that time, the next offset after the head of each partition of which the query had read further."""
 
     def register(self) -> None:
         """Put the run's session into the head, so that its queries can be found and stopped."""
@@ -213,22 +212,32 @@ class _Run:
                 )
             self.looked = (time.monotonic(), row[0])
 
+    def work(self, behind: pd.DataFrame, minutes: float) -> None:
+        """Store what comes for so many minutes; with 0, what is there now by the backlog, `behind`."""
+        lag = int(behind["lag"].sum())
+        if minutes:
+            self.start(self.catch_up_offsets if lag > FAR_BEHIND * self.max_offsets else self.max_offsets)
+            self.follow(time.monotonic() + minutes * 60)
+        elif lag:
+            self.start(self.catch_up_offsets)
+            self.read(dict(zip(behind["partition"], behind["end"], strict=True)))
+
     def start(self, cap: int) -> None:
-        """Start a query from the head on; the one before it goes on until this one writes."""
+        """Start a query at the head; the one before it goes on until this one writes."""
         contract = self.contract
-        offsets = backlog(contract)
+        behind = backlog(contract)
         with closing(database.connect("realtime")) as connection, connection.cursor() as cursor:
             epoch = read_head(cursor, contract.table).epoch + 1
-        starts = {contract.topic: {str(row.partition): row.head for row in offsets.itertuples()}}
-        frame = _messages(
+        starts = {contract.topic: {str(row.partition): row.head for row in behind.itertuples()}}
+        frame = read_topic(
             self.session.readStream, contract, startingOffsets=json.dumps(starts), maxOffsetsPerTrigger=cap
         )
         name = f"{contract.table}-{epoch}-{self.query_id[:8]}"
         checkpoint = settings().data_dir / "checkpoints" / contract.table / f"{name}-{uuid.uuid4().hex[:4]}"
-        writer = _written(frame, contract, sink.Writer(epoch, self.query_id))
+        writer = write_in_worker(frame, contract, sink.Writer(epoch, self.query_id))
         writer = writer.queryName(name).option("checkpointLocation", str(checkpoint))
         writer = writer.trigger(processingTime=self.trigger_interval).options(**ASYNCHRONOUS)
-        self.queries.append(_Query(writer.start(), cap, epoch, checkpoint))
+        self.queries.append(Query(writer.start(), cap, epoch, checkpoint))
 
     def follow(self, deadline: float) -> None:
         """Wait until the run is over: its time, or a successor."""
@@ -255,8 +264,8 @@ class _Run:
         try:
             return bool(query.handle.awaitTermination(seconds))
         except PySparkException as error:
-            # of the error itself, since what it quotes may be called like ours
-            raised = causes.told("", str(error)).partition(":")[0]
+            # only the class at its beginning counts: what the error quotes may hold the names of our errors
+            raised = causes.brief("", str(error)).partition(":")[0]
             if raised == sink.Fenced.__name__:
                 return True
             if raised == BatchTooLarge.__name__ and query.cap > 1:
@@ -268,11 +277,11 @@ class _Run:
                 self.start(self.max_offsets)
                 return False
             with contextlib.suppress(KafkaError, psycopg2.Error):
-                backlog(self.contract)  # names the range, where messages are gone
+                backlog(self.contract)  # raises DataLoss with the offset range, where messages are gone
             raise
 
     def _read_without_spark(self) -> bool:
-        """Write the next messages, one of which Spark can't bring, from this process; whether there were any."""
+        """Read the next messages, one of which Spark can't bring, and write them here; False when there are none."""
         contract, kafka = self.contract, settings().kafka_bootstrap
         messages = _fetched(contract, backlog(contract))
         with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
@@ -285,15 +294,15 @@ class _Run:
         return taken is not None
 
     def _retire(self) -> None:
-        """Stop the queries that the last one has taken over from, or has had the time to."""
+        """Stop all queries but the last one, once it has had the time to take over."""
         if len(self.queries) > 1 and time.monotonic() - self.queries[-1].started > LOOK_SECONDS:
             while len(self.queries) > 1:
                 _stop(self.queries.pop(0))
 
     def look(self, *, quiet: bool = True) -> int | None:
-        """Give a sign of life, tell how it goes, and return the lag; None while the database is away.
+        """Write the heartbeat, report the progress, and return the lag; None while the database is away.
 
-        With `quiet`, only partitions that bring nothing are asked for what follows their last message.
+        With `quiet`, Kafka is asked what follows the head only for partitions whose head hasn't moved since the last look.
         """
         try:
             with closing(database.connect("realtime")) as connection, connection, connection.cursor() as cursor:
@@ -322,10 +331,10 @@ class _Run:
         return lag
 
     def _pass_over(self, head: Head, quiet: bool) -> None:
-        """Note where the query has read further than the head, since Kafka has no message there.
+        """Note in the head's row where the query has read further than the head, because no message is there.
 
-        Transactions end with a marker, and aborted messages may follow. Without the note nobody could tell that nothing was
-        lost once Kafka has removed them.
+        A transaction leaves a marker after its messages, and perhaps aborted ones. Once Kafka has removed these, only the
+        note says that no message was lost.
         """
         read = _offsets(self.queries[-1].handle, "endOffset", self.contract.topic)
         behind = {number: at for number, end in read.items() if (at := head.following(number)) is not None and at < end}
@@ -333,7 +342,7 @@ class _Run:
         asked = {number: at for number, at in behind.items() if not quiet or before.get(number) == at}
         if not asked:
             return
-        # while one of them is away nothing is noted: the next look, or the next run, makes up for it
+        # while Kafka or the database is away nothing is noted; the next look, or the next run, does it
         with (
             contextlib.suppress(KafkaError, psycopg2.OperationalError, psycopg2.InterfaceError),
             closing(database.connect("realtime")) as connection,
@@ -355,7 +364,7 @@ class _Run:
         return int(min(cap, self.ceiling))
 
     def end(self) -> None:
-        """Stop what still runs, and leave the head; a server or database that is gone has nothing to be told."""
+        """Stop what still runs, and take the session out of the head's row, as far as server and database are there."""
         with contextlib.suppress(PySparkException):
             for query in self.queries:
                 _stop(query)
@@ -372,13 +381,13 @@ class _Run:
 
 
 def _is_unreadable(error: PySparkException) -> bool:
-    """Whether Spark failed on bringing a message, before any code of ours saw it."""
+    """Whether Spark failed to bring a message, before any code of ours saw it."""
     text = str(error)
     return causes.TRACEBACK not in text and bool(UNREADABLE.search(text))
 
 
-def _stop(query: _Query) -> None:
-    """Stop a query, and forget its checkpoint, which nobody reads again."""
+def _stop(query: Query) -> None:
+    """Stop a query, and remove its checkpoint, which nobody reads again."""
     query.handle.stop()
     shutil.rmtree(query.checkpoint, ignore_errors=True)
 
@@ -392,7 +401,7 @@ def _offsets(query: Any, name: str, topic: str) -> dict[int, int]:
     return {int(partition): offset for partition, offset in (offsets or {}).get(topic, {}).items()}
 
 
-def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
+def read_topic(reader: Any, contract: Contract, **options: str | int) -> DataFrame:
     """The topic's messages as they came, committed ones only."""
     patience = settings().stream_retry_seconds * 1000
     source = reader.format("kafka").options(**options).option("subscribe", contract.topic)
@@ -400,8 +409,8 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
         **{
             "kafka.bootstrap.servers": settings().kafka_bootstrap,
             "kafka.isolation.level": "read_committed",
-            # Spark asks for a partition's offsets behind a fetch that is out already, and the broker answers in order: it
-            # would wait up to half a second for messages that nobody needs yet
+            # When Spark asks for a partition's offsets, a fetch is often under way, and the broker answers in order: with
+            # the default, Spark would wait half a second for messages that nobody needs yet.
             "kafka.fetch.max.wait.ms": 1,
             "kafka.default.api.timeout.ms": patience,
             "kafka.request.timeout.ms": min(patience, 30_000),
@@ -411,11 +420,11 @@ def _messages(reader: Any, contract: Contract, **options: str | int) -> DataFram
     return frame.select("partition", "offset", "key", "value")
 
 
-def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> DataStreamWriter:
-    """The stream writer whose micro-batches are each one task, which writes its messages and gives nothing on.
+def write_in_worker(messages: DataFrame, contract: Contract, writer: sink.Writer) -> DataStreamWriter:
+    """The stream writer that makes one task of each micro-batch; the task's Python worker writes the messages.
 
-    The task's Python worker gets them as they are read. `foreachBatch` would start a worker's own query for them, and send
-    them through the driver; a sink without data is all that is left for Spark to write.
+    It gets them as they are read, and hands on no rows: to Spark the query writes nothing (`noop`). `foreachBatch` would
+    run a query of its own for each micro-batch, and send the messages through the driver.
     """
     write = functools.partial(
         _write_batch,
@@ -428,11 +437,11 @@ def _written(messages: DataFrame, contract: Contract, writer: sink.Writer) -> Da
     return messages.coalesce(1).mapInArrow(write, "nothing int").writeStream.format("noop")
 
 
-# --- on the server side, in a task's worker
+# --- in the Python worker of a task, on Spark's server
 
 
 MOST_BYTES = 128 << 20
-"""A micro-batch with more than that is taken again in smaller ones: the worker holds it several times."""
+"""A micro-batch with more bytes than this is read again in smaller ones, since the worker holds it several times."""
 
 _connections: dict[SecretStr, Connection] = {}
 
@@ -446,7 +455,7 @@ def _write_batch(
     writer: sink.Writer,
     retry_seconds: float,
 ) -> Iterator[pa.RecordBatch]:
-    """Write one micro-batch over the worker's lasting connection, in a transaction that is retried while PostgreSQL is away."""
+    """Write one micro-batch over the worker's lasting connection; the transaction is retried while PostgreSQL is away."""
     task = TaskContext.get()
     assert task is not None
     spark_batch_id = int(task.getLocalProperty("streaming.sql.batchId") or -1)
@@ -461,7 +470,7 @@ def _write_batch(
 
 
 def _together(batches: Iterator[pa.RecordBatch]) -> pa.Table:
-    """All messages of a micro-batch."""
+    """All messages of a micro-batch in one table."""
     held, size = [], 0
     for batch in batches:
         held.append(batch)
@@ -477,7 +486,8 @@ def _write(
     connection = _connections.get(address)
     if connection is None or connection.closed:
         connection = _connections[address] = servers.connect(address, timeout=5)
-        # the first decoding of a process takes far longer than any other; a predecessor mustn't wait for it at the head
+        # A process's first decoding takes far longer than all others, so it comes before the head is locked: the query
+        # before this one still writes.
         with contextlib.suppress(Exception):  # the sink finds out which messages can't be decoded
             decode_batch(contract, messages["value"].to_pylist(), datetime.now(UTC)).rows(contract)
     try:
@@ -488,7 +498,7 @@ def _write(
         raise
 
 
-# --- by hand, and after
+# --- without `publish`, and after a run
 
 
 def _at_work(contract: Contract) -> Receipt | None:
@@ -504,19 +514,19 @@ def _at_work(contract: Contract) -> Receipt | None:
         return receipt.read(connection, contract, row[0], "at work") if row else None
 
 
-def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -> Receipt:
+def _try_out(session: SparkSession, contract: Contract, behind: pd.DataFrame) -> Receipt:
     """Write one batch of what is there in a transaction that is rolled back."""
-    share = CATCH_UP_OFFSETS // len(offsets)
-    rows = list(offsets.itertuples())
+    share = CATCH_UP_OFFSETS // len(behind)
+    rows = list(behind.itertuples())
     starts = {contract.topic: {str(row.partition): row.head for row in rows}}
     ends = {contract.topic: {str(row.partition): min(row.end, row.head + share) for row in rows}}
-    frame = _messages(session.read, contract, startingOffsets=json.dumps(starts), endingOffsets=json.dumps(ends))
+    frame = read_topic(session.read, contract, startingOffsets=json.dumps(starts), endingOffsets=json.dumps(ends))
     try:
         messages = frame.toArrow()
     except PySparkException as error:
         if not _is_unreadable(error):
             raise
-        messages = _fetched(contract, offsets)
+        messages = _fetched(contract, behind)
     query_id = uuid.uuid4().hex
     with closing(database.connect("realtime")) as connection:
         with connection.cursor() as cursor:
@@ -529,7 +539,7 @@ def _try_out(session: SparkSession, contract: Contract, offsets: pd.DataFrame) -
 
 
 def _fetched(contract: Contract, behind: pd.DataFrame) -> pa.Table:
-    """The next messages of each partition, read by a client of our own: as many as a worker should hold."""
+    """The next messages of each partition, read by a Kafka client of our own: as many as a worker should hold."""
     share = MAX_OFFSETS // len(behind)
     spans = {row.partition: (row.head, min(row.end, row.head + share)) for row in behind.itertuples() if row.lag}
     rows: list[dict[str, Any]] = []
@@ -555,7 +565,7 @@ def stop_orphans(table: str) -> list[str]:
     try:
         session = spark.attach(settings().spark_speed, row[0])
     except PySparkException as error:
-        # a server that is away was killed with its queries
+        # where the server is gone, so are its queries
         if any(word in str(error) for word in ("SESSION_CLOSED", "SESSION_CHANGED", "UNAVAILABLE")):
             return []
         raise

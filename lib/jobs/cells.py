@@ -13,7 +13,7 @@ from typing import Any
 from lib.plain import one_line
 
 MOST_BYTES = 32 << 20
-"""A notebook is read by the scheduler again and again; what is larger has outputs that belong elsewhere."""
+"""The largest notebook that is read, since the scheduler reads it often; a larger one has outputs to be cleared."""
 LONGEST_PARAMETERS = 20_000
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -26,7 +26,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the `parameters` cell; `type` is its annotation, or the type of its default."""
+    """A line of the `parameters` cell; `type` is its annotation, or without one the type of its default."""
 
     name: str
     type: str
@@ -35,7 +35,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a notebook in the form that the rules look at."""
+    """A cell of a notebook, as far as checks look at it."""
 
     kind: str
     source: str
@@ -44,11 +44,10 @@ class Cell:
 
 
 def find_notebooks(folder: Path, unread: Callable[[Path, OSError], None] = lambda place, error: None) -> list[Path]:
-    """Everything under `folder` that is called `*.ipynb`; names with a leading `_` or `.` (templates, checkpoints) are
-    left out.
+    """Everything under `folder` that is called `*.ipynb`, but for names with a leading `_` or `.` (templates, checkpoints).
 
-    Links to folders aren't followed. A folder that can't be listed is handed to `unread`, and all else goes on; one that
-    has gone meanwhile is nothing to speak of.
+    Links to folders aren't followed. `unread` is called for a folder that can't be listed, and the search goes on; a folder
+    that is removed meanwhile is passed over.
     """
     found = []
     folders = [folder]
@@ -74,7 +73,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """A notebook as the JSON that it is, so far checked that its cells can be looked at.
+    """A notebook as JSON, checked as far as reading its cells needs.
 
     Raises
     ------
@@ -105,7 +104,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    # a pipe or a device isn't opened, which may wait for ever
+    # to open a pipe or a device could wait for ever
     _refuse_other_than_file(path.stat().st_mode)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         _refuse_other_than_file(os.fstat(file.fileno()).st_mode)
@@ -121,7 +120,7 @@ def _refuse_other_than_file(mode: int) -> None:
 
 
 def _shape(cell: Any) -> str | None:
-    """What is wrong with the parts of a cell that are looked at here."""
+    """What is wrong with those parts of a cell that are read here, if anything is."""
     if not isinstance(cell, dict):
         return "isn't a JSON object"
     source, metadata = cell.get("source"), cell.get("metadata")
@@ -141,14 +140,14 @@ def _are_texts(value: Any) -> bool:
 
 
 def check_format(document: dict[str, Any]) -> None:
-    """Check a notebook against the schema of its format; what papermill sets anew may be missing.
+    """Check a notebook against the schema of its format; outputs, execution counts and ids may be missing.
 
     Raises
     ------
     ValueError
-        Naming the place that isn't as the format wants it.
+        Naming the place that breaks the format.
     """
-    # takes a third of a second to import, which no kernel should cost
+    # its import takes a third of a second, which kernels shouldn't spend
     from nbformat import ValidationError, validate
 
     for number, cell in enumerate(document["cells"]):
@@ -192,7 +191,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What has kept a notebook from being read, for people."""
+    """Why a notebook couldn't be read, for people."""
     match error:
         case FileNotFoundError():
             return "is a link to what isn't there"
@@ -221,7 +220,7 @@ def heading(cells: Sequence[Cell]) -> tuple[str, str]:
 
 
 def parameters(cell: Cell) -> dict[str, Parameter]:
-    """What a `parameters` cell declares, by name; read as code, never run.
+    """What a `parameters` cell declares, by name; it is parsed, never run.
 
     Raises
     ------

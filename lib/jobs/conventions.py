@@ -1,4 +1,4 @@
-"""What every notebook has to look like; `schedule.py validate` names each notebook and cell that doesn't."""
+"""What notebooks have to look like; `schedule.py validate` names each notebook and cell that doesn't."""
 
 import ast
 import itertools
@@ -15,7 +15,7 @@ PARAMETERS = {
     "stream": {"run_date": "str", "publish": "bool", "run_minutes": "float"},
     "batch": {"run_date": "str", "cut": "int", "publish": "bool"},
 }
-"""The parameters that the scheduler sets; those of `batch` are every other schedule's too."""
+"""The parameters that the scheduler sets; all schedules but `stream` have those of `batch`."""
 
 MAX_LINES = 20
 MAGIC = re.compile(r"^\s*[%!?]|^\s*\w+\s*=\s*[%!]")
@@ -36,7 +36,7 @@ def validate(folder: Path) -> list[Problem]:
         try:
             cells = read_cells(path)
         except Exception:
-            # `scan` says so, where anything may be the matter, too
+            # whatever it is, `scan` has named the notebook
             continue
         problems += (Problem(name, cell, message) for cell, message in _notebook(name, job, cells))
     return sorted({*problems, *_unwritten(jobs)})
@@ -97,7 +97,7 @@ def _parameter_cells(cells: Sequence[Cell]) -> Iterator[tuple[int, str]]:
             if line.strip() and not re.match(r"\s*#|\w+: [^=]+ = .+  # .+", line):
                 yield number, f"`{line.strip()}` has to be `name: type = literal  # meaning`"
             elif "=" in line.partition("=")[2]:
-                # papermill's inspection leaves such a line out.
+                # papermill doesn't see such a line when it inspects parameters
                 yield number, f"`{line.strip()}` has a second `=`, which papermill can't read"
 
 

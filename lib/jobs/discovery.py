@@ -20,11 +20,11 @@ MARKERS = ("<!-- jobs: made by `schedule.py list --markdown` -->", "<!-- /jobs -
 
 JOB_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 LONGEST_NAME = 150
-"""It is in the names of the run's files, which have at most 255 bytes."""
+"""A job's name is in the names of its runs' files, which have at most 255 bytes."""
 RESERVED = ("assets", "index.html", "latest", "rebuild")
-"""What stands in `runs/` beside the folders of jobs."""
+"""What is in `runs/` beside the folders of jobs."""
 SETTLED_NS = 2_000_000_000
-"""A file that has changed so short a time ago may change again without a sign, since clocks tick in milliseconds."""
+"""A file that changed less long ago may change again with the same time stamp, since clocks tick in milliseconds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -40,7 +40,7 @@ class Problem:
 
 
 class JobError(ValueError):
-    """Jobs that can't be used as they are, or a name that means none of them."""
+    """Jobs that can't be used as they are, or a name that means no job."""
 
     def __init__(self, *problems: Problem | str) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -50,7 +50,7 @@ class JobError(ValueError):
 class Job:
     """A notebook that the scheduler runs; `name` is its folder and file name, as `etl/fact_sales`.
 
-    `snapshots` is the column of its table that holds the run date, when each run date has rows of its own.
+    `snapshots` is the column of its table with the run date, when each run date has rows of its own.
     """
 
     name: str
@@ -95,8 +95,10 @@ def discover(folder: Path) -> list[Job]:
 
 
 def scan(folder: Path) -> tuple[list[Job], list[Problem]]:
-    """The jobs under `folder` that can run, in order, and what is wrong with the others; explorations that can be read are
-    neither. Raises nothing, whatever stands there."""
+    """The jobs under `folder` that can run, in order, and what is wrong with other notebooks.
+
+    An exploration that can be read is neither. Nothing is raised, whatever the files are.
+    """
     jobs: list[Job] = []
     problems: list[Problem] = []
 
@@ -126,7 +128,7 @@ def _written_twice(jobs: Sequence[Job]) -> list[Problem]:
     problems = []
     for table in sorted({job.writes for job in jobs if job.writes}):
         writers = [job for job in jobs if job.writes == table]
-        # A copy made in JupyterLab must not stop the original, which has the table's name.
+        # a copy made in JupyterLab must not stop the original, whose name is the table's
         owners = [job.name for job in writers if job.short_name == table.partition(".")[2]]
         for job in writers if len(writers) > 1 else []:
             if owners != [job.name]:
@@ -151,12 +153,14 @@ def name_of(path: Path, folder: Path) -> str:
 
 
 _parsed: dict[tuple[str, Path], tuple[tuple[int, ...], Parsed]] = {}
-"""What the notebooks were when they were last read, and the marks of their files by which a change is seen."""
+"""What each notebook was when it was last read, with the marks of its file then: if they differ, it has changed."""
 
 
 def parse(name: str, path: Path) -> Parsed:
-    """The job that the notebook at `path` is, or what is wrong with it; neither when it has no cell tagged `job`, or is
-    gone. Raises nothing. A file that hasn't changed isn't read again: a scheduler looks every few seconds."""
+    """The job that the notebook at `path` is, or what is wrong with it; neither when it is gone or no cell is tagged `job`.
+
+    Nothing is raised. A file that hasn't changed isn't read again, since a scheduler looks every few seconds.
+    """
     marks = _marks(path)
     if marks and (known := _parsed.get((name, path))) and known[0] == marks:
         return known[1]
@@ -164,8 +168,7 @@ def parse(name: str, path: Path) -> Parsed:
     try:
         found = _parse(name, path)
     except Exception as error:
-        # A notebook is foreign: whatever reading it raises is said of this one, and is nothing to any other. No list of
-        # exceptions would be complete.
+        # Anybody may have written it, so reading it may raise anything; the other notebooks are read all the same.
         if isinstance(error, OSError) and not os.path.lexists(path):
             return None, []
         found = None, [Problem(name, 0, cells.why_unreadable(error))]
@@ -213,7 +216,7 @@ def _parse(name: str, path: Path) -> Parsed:
 
 
 def dependencies(jobs: Iterable[Job]) -> dict[str, set[str]]:
-    """For each job the jobs among `jobs` that write what it reads; reading one's own table is no dependency."""
+    """For each job those of `jobs` that write what it reads; a job that reads its own table doesn't depend on itself."""
     jobs = list(jobs)
     writers = {job.writes: job.name for job in jobs if job.writes}
     return {job.name: {writers[table] for table in job.reads if table in writers} - {job.name} for job in jobs}
@@ -283,7 +286,7 @@ def _select_one(jobs: Sequence[Job], name: str) -> list[Job]:
 
 
 def cron_line(job: Job, batch: str) -> str | None:
-    """The cron line that starts a job, `batch` being the cycle's; none for streams and manual jobs."""
+    """The cron line that starts a job, where `batch` is that of the cycle; None for streams and manual jobs."""
     named = {"batch": batch, "daily": DAILY, "stream": None, "manual": None}
     return named.get(job.schedule, job.schedule)
 

@@ -1,4 +1,4 @@
-"""The front matter of a job: the YAML of its first cell, read strictly."""
+"""The front matter of a job: the YAML of its notebook's first cell, read strictly."""
 
 import re
 from datetime import timedelta
@@ -22,7 +22,7 @@ SOURCE = re.compile(rf"kafka\.[A-Za-z0-9._-]+|{TABLE.pattern}")
 
 
 def read(source: str) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a `Job` that the front matter gives by name, and what is wrong with it."""
+    """The fields of a `Job` that the front matter gives, by name, and what is wrong with it."""
     try:
         raw = load(source)
     except yaml.YAMLError as error:
@@ -51,13 +51,13 @@ def load(source: str) -> Any:
     yaml.YAMLError
         When it isn't YAML.
     ValueError
-        When it has no form that front matter needs: too long, nested deeply, with aliases (which can grow without end).
+        When it is too long, nested too deeply, or has aliases (with which a few lines can become gigabytes).
     """
     if len(source) > LONGEST:
         raise ValueError(f"it has at most {LONGEST:,} characters")
     text = source.strip().removeprefix("---").removesuffix("---")
     depth = 0
-    # looked through first: libyaml's loader, which is ten times as fast, doesn't survive deep nesting
+    # checked before loading: libyaml's loader is ten times as fast as Python's, but crashes on deep nesting
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("`*name`, an alias, isn't taken")

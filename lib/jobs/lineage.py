@@ -1,4 +1,4 @@
-"""Who writes what a job reads, from the front matter of the notebooks. Every load asks, so it costs milliseconds."""
+"""Which jobs write what a job reads, by the front matter of the notebooks. Every load asks, so it takes milliseconds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from lib.jobs import cells, front_matter
 
 
 def declared(folder: Path, job: str) -> dict[str, Any]:
-    """What the front matter of a job's notebook says; that of a template for a copy that has kept its name.
+    """What the front matter of a job's notebook says; a copy of a template under the template's name has the template's.
 
     Raises
     ------
@@ -41,18 +41,17 @@ def writers(folder: Path, reads: Sequence[str]) -> list[str]:
     found = []
     for table in wanted:
         names = known.get(table) or unread.get(table, [])
-        # of two the one that has the table's name, as the scheduler sees it, too
+        # of two the one that has the table's name, which is also the one that the scheduler runs
         found += sorted(names, key=lambda name: f"warehouse.{Path(name).name}" != table)[:1]
     return found
 
 
 def _front(path: Path) -> dict[str, Any] | None:
-    """The fields of a notebook's front matter that are as they should be, none of an exploration; None for a notebook
-    that can't be read."""
+    """The valid fields of a notebook's front matter; none for an exploration, None for a notebook that can't be read."""
     try:
         first, *_ = [*cells.to_cells(cells.read_document(path)), None]
     except Exception:
-        # as in `jobs.parse`: whatever is the matter with one is nothing to others
+        # as in `discovery.parse`: reading it may raise anything, and the others are read all the same
         return None
     if first is None or first.kind != "raw" or "job" not in first.tags:
         return {}

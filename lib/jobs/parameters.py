@@ -1,4 +1,4 @@
-"""Parameters given to a notebook, read by the types that it declares."""
+"""Parameters that are given to a notebook, read by the types that it declares."""
 
 import ast
 import json
@@ -22,10 +22,10 @@ TYPES: dict[str, Any] = {
     **{"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None, "Any": Any},
     **{"List": list, "Dict": dict, "Literal": Literal, "Optional": Optional, "Union": Union},
 }
-"""What an annotation may be made of; a name of a module, as `typing.Optional`, counts by its last part."""
+"""What an annotation may be made of; of a qualified name, as `typing.Optional`, the last part counts."""
 
 ORDER = (NoneType, bool, int, float, Literal, list, dict, str)
-"""Of several types that a parameter takes, the first one of these that fits a text."""
+"""When a parameter takes several types, they are tried in this order."""
 
 WORDS: dict[Any, dict[str, bool | None]] = {
     NoneType: {"None": None, "null": None},
@@ -45,11 +45,11 @@ HINTS = {
 }
 
 SHOWN = 200
-"""Characters of a value that an error shows."""
+"""How many characters of a value an error shows."""
 
 
 def parse(pairs: Iterable[str]) -> dict[str, str]:
-    """The texts of `name=value` pairs; what they mean, the job says.
+    """The texts of `name=value` pairs, by name; `read` gives them their types.
 
     Raises
     ------
@@ -66,9 +66,9 @@ def parse(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def read(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, in the types that the job declares; a value that isn't a text has to fit as it is.
+    """What is given, in the types that the job declares; a value that isn't a text has to be of that type already.
 
-    What the notebook doesn't declare is refused before a kernel starts: papermill pastes a name into it as code.
+    A name that the notebook doesn't declare is refused: papermill would write it into the notebook as code.
 
     Raises
     ------
@@ -135,13 +135,13 @@ def _subscripted(base: Any, inner: list[ast.expr]) -> Any:
 
 
 def _node(text: str, kind: Any) -> yaml.Node:
-    """A text as it stands; where lists or mappings are taken and it looks like one, what YAML makes of its structure."""
+    """A text as a YAML scalar; or as YAML reads it, when it looks like a list or mapping and may be one."""
     if kind is not str and text.lstrip().startswith(("[", "{")):
         try:
             if node := yaml.compose(text, Loader=yaml.BaseLoader):
                 return node
         except yaml.YAMLError:
-            pass  # then it is a text, if anything
+            pass  # then it can only be a text
     return yaml.ScalarNode("", text)
 
 

@@ -1,1 +1,1 @@
-"""How far everything is: heads, offsets, cuts, receipts, and the ledger of ingestion summed up."""
+"""How far ingestion and loads have come: heads, offsets, cuts, receipts, and sums of the ledger."""

@@ -1,7 +1,7 @@
-"""Old rows of the ledger as ranges of batches: what a day of micro-batches leaves is a row per cut, run and table.
+"""Merges old rows of the ledger: of a day of micro-batches, one row per table, cut and saver run is left.
 
-No cut crosses a range, so whoever reads the ledger from cut to cut finds the same sums; the merge itself is
-`ops.merge_batches` in the realtime database.
+No cut lies within such a range of batches, so whoever reads the ledger from cut to cut finds the same sums. The merge
+itself is `ops.merge_batches` in the realtime database.
 """
 
 import time
@@ -20,7 +20,7 @@ PORTION = 5000
 """Rows that are merged in one transaction, which takes a tenth of a second."""
 
 MOST_SECONDS = 60
-"""So long a merge goes on at most; that is a million rows."""
+"""How long a merge goes on at most, which is enough for a million rows."""
 
 _BOUNDARIES = sql.SQL("""
 select distinct {table} as batch from ops.cuts
@@ -38,7 +38,7 @@ order by batch
 
 
 class Reader(Protocol):
-    """A job, as far as it matters here: its name, and the tables that it declares to read."""
+    """What is needed of a job here: its name, and the tables that it declares to read."""
 
     @property
     def name(self) -> str: ...
@@ -48,11 +48,12 @@ class Reader(Protocol):
 
 
 def merge(jobs: Sequence[Reader], *, days: float, stop: Event) -> None:
-    """Merge the ledger of each table up to its last cut that is older than so many days and that its readers have loaded.
+    """Merge the ledger of each table up to the last cut that is older than `days` and that all readers have loaded.
 
-    Readers are those of the `jobs` that declare the table; where one of them has loaded nothing yet, all stays as it is.
-    A cut's age counts, not its batches': so a cut that was computed in these days, and isn't stored yet, lies behind all
-    that is merged. Merging again changes nothing; what `stop` or the time has ended goes on where it was.
+    Readers are those of the `jobs` that declare the table; while one of them has loaded nothing, nothing is merged. What
+    counts is the age of the cut, not that of its batches: a cut that was computed in these days and isn't stored yet
+    can't end within a merged range. Merging again changes nothing; a merge that `stop` or the time has ended goes on with
+    the next call.
     """
     deadline = time.monotonic() + MOST_SECONDS
     with closing(database.connect("warehouse")) as warehouse, closing(database.connect("realtime")) as realtime:
@@ -71,7 +72,7 @@ def _merged(realtime: Connection, table: str) -> int:
 
 
 def _boundaries(warehouse: Connection, table: str, readers: list[str], merged: int, days: float) -> list[int]:
-    """The last batches of the cuts up to which the ledger may be merged, from where it is merged already."""
+    """The last batch of each cut that merging may reach, from `merged` on; no range crosses one of them."""
     with warehouse, warehouse.cursor() as cursor:
         query = _BOUNDARIES.format(table=sql.Identifier(table))
         cursor.execute(query, {"readers": readers, "merged": merged, "days": days})
@@ -79,7 +80,7 @@ def _boundaries(warehouse: Connection, table: str, readers: list[str], merged: i
 
 
 def _merge_portion(realtime: Connection, table: str, boundaries: list[int]) -> int:
-    """Merge what comes next, and return the last batch of it."""
+    """Merge the next portion, and return its last batch."""
     with realtime, realtime.cursor() as cursor:
         cursor.execute("select ops.merge_batches(%s, %s, %s)", [table, boundaries, PORTION])
         row = cursor.fetchone()

@@ -1,4 +1,4 @@
-"""Where ingestion of a table stands: the head row, which is the truth of ingestion."""
+"""How far ingestion of a table has come: its head, the row that says what is stored."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,10 @@ LATENCY_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 60.0)
 
 @dataclass(frozen=True)
 class Head:
-    """Where ingestion of a table stands: the last ledger batch, and the next offset of each partition.
+    """How far ingestion of a table has come: the last ledger batch, and the next offset of each partition.
 
-    `passed_offsets` are those behind it that no message has (`pass_over`): the head then, and the next offset to read.
+    `passed_offsets` has, by partition, a stretch of offsets that no message has (see `pass_over`): where the head was when
+    that was noted, and the next offset to read.
     """
 
     epoch: int
@@ -29,7 +30,7 @@ class Head:
 
 
 def following(end: int, passed: Sequence[int] | None) -> int:
-    """The next offset to read behind a head's end; what was passed counts only where it begins there, or before."""
+    """The next offset to read when the head ends at `end`: a passed stretch counts only while the end lies in it."""
     return passed[1] if passed and passed[0] <= end <= passed[1] else end
 
 
@@ -51,9 +52,10 @@ def read_head(cursor: Cursor, table: str, *, lock: bool = False) -> Head:
 
 
 def pass_over(cursor: Cursor, table: str, head: Head, upto: Mapping[int, int]) -> None:
-    """Note that there is no message from the head up to these offsets, so that it is known when Kafka has removed them.
+    """Note that there is no message from the head up to these offsets, so that it is known after Kafka has removed them.
 
-    The next batch still begins at the head, and counts them as gaps. Whoever writes need not be asked: it stays true.
+    The next batch still begins at the head, and counts them as gaps. The note needs no lock on the head: it stays true
+    whoever writes meanwhile.
     """
     passed = {partition: [head.end_offsets[partition], offset] for partition, offset in upto.items()}
     cursor.execute(

@@ -33,13 +33,13 @@ ANSWER_SECONDS = 3
 """How long a part may take to answer: Prometheus gives a scrape ten seconds."""
 
 Offsets = dict[str, dict[int, Span]]
-"""What Kafka holds of each partition of each table's topic."""
+"""What Kafka holds of each partition of a topic, by the topic's table."""
 
 log = logging.getLogger("metrics")
 
 
 class Closable(Protocol):
-    """A client."""
+    """A client that can be closed."""
 
     def close(self) -> object:
         """Give its connections back."""
@@ -50,7 +50,7 @@ Answer = TypeVar("Answer")
 
 
 class Part(Generic[Client]):
-    """A part of the stack that is asked now and then, over a client that is kept while it works."""
+    """A part of the stack that is asked now and then; its client is kept as long as it works."""
 
     def __init__(self, name: str, connect: Callable[[], Client], errors: tuple[type[Exception], ...]) -> None:
         self.name = name
@@ -60,9 +60,9 @@ class Part(Generic[Client]):
         self._client: Client | None = None
 
     def ask(self, question: Callable[[Client], Answer]) -> Answer | None:
-        """The answer; None, and `is_up` is false, while there is none. One line of the log tells of each change."""
+        """The answer of the part. While it gives none, this returns None and `is_up` is false; each change is logged once."""
         was_up, self.is_up = self.is_up, True
-        # a client that broke is no sign of a part that is away: it may have been started again since
+        # the part may have been restarted since the client was made, so one that fails is made again once
         for is_last in (self._client is None, True):
             try:
                 self._client = self._client or self._connect()
@@ -102,13 +102,13 @@ class Exporter(Collector):
     def collect(self) -> Iterable[Metric]:
         """All families of metrics as of now."""
         with self._lock:
-            # heads first: what arrives in Kafka meanwhile is lag, never less than none
+            # heads before offsets: what arrives in between counts as lag, and no lag is negative
             self._totals = self._realtime.ask(lambda client: ledger.refresh(client, self._totals)) or self._totals
             offsets = self._kafka.ask(_offsets) or {}
             up = GaugeMetricFamily("globalmart_up", "Whether a part of the stack answers.", labels=["part"])
             up.add_metric(["realtime"], self._realtime.is_up)
             up.add_metric(["kafka"], self._kafka.is_up)
-            return [up, *_counters(self._totals), *_histograms(self._totals), *_gauges(self._totals, offsets)]
+            return [up, *counters(self._totals), *histograms(self._totals), *gauges(self._totals, offsets)]
 
     def close(self) -> None:
         """Give all connections back."""
@@ -137,7 +137,8 @@ def _offsets(client: KafkaAdminClient) -> Offsets:
 # --- the families
 
 
-def _counters(totals: dict[str, Totals]) -> list[Metric]:
+def counters(totals: dict[str, Totals]) -> list[Metric]:
+    """What has been counted of each table since its ledger began."""
     families = []
     for column, name, text in (
         ("rows_in", "messages", "Messages read from Kafka: rows, duplicates and dead letters."),
@@ -159,13 +160,14 @@ def _counters(totals: dict[str, Totals]) -> list[Metric]:
     for table, known in totals.items():
         batches.add_metric([table], known.batch)
         changes.add_metric([table], known.schema_changes)
-        # from 0 on, so that the first letter of a reason is an increase
+        # each reason starts at 0, so that its first letter is an increase that an alert can see
         for reason in sorted({*REASONS, *known.dead_letters}):
             dead.add_metric([table, reason], known.dead_letters[reason])
     return [*families, dead, batches, changes]
 
 
-def _histograms(totals: dict[str, Totals]) -> list[Metric]:
+def histograms(totals: dict[str, Totals]) -> list[Metric]:
+    """Each table's latencies, and the times between its commits."""
     latency = HistogramMetricFamily(
         "globalmart_ingest_latency_seconds", "From an event's own time to its batch in the ledger.", labels=["table"]
     )
@@ -173,22 +175,23 @@ def _histograms(totals: dict[str, Totals]) -> list[Metric]:
         "globalmart_ingest_commit_interval_seconds", "From one micro-batch's commit to the next.", labels=["table"]
     )
     for table, known in totals.items():
-        # a ledger without sums: buckets alone, which is what Prometheus then expects
+        # rows from before migration 004 have no sum of latencies: without any, Prometheus expects buckets alone
         total = known.latency_seconds or None
-        latency.add_metric([table], _cumulative(known.latencies, LATENCY_SECONDS), total)
-        interval.add_metric([table], _cumulative(known.intervals, ledger.INTERVALS), known.interval_seconds)
+        latency.add_metric([table], cumulative(known.latencies, LATENCY_SECONDS), total)
+        interval.add_metric([table], cumulative(known.intervals, ledger.INTERVALS), known.interval_seconds)
     return [latency, interval]
 
 
-def _cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[str, float]]:
-    """For each bound the number of all that isn't above it, as Prometheus wants it."""
+def cumulative(counts: Counter[float], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    """For each bound how many are not above it, the last bound being infinite: the form of a Prometheus histogram."""
     return [
         ("+Inf" if math.isinf(limit) else str(limit), sum(count for bound, count in counts.items() if bound <= limit))
         for limit in (*bounds, float("inf"))
     ]
 
 
-def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
+def gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
+    """What holds for each table now, with the lag of those whose `offsets` Kafka has given."""
     committed = GaugeMetricFamily(
         "globalmart_ingest_last_commit_timestamp_seconds", "When the last micro-batch was committed.", labels=["table"]
     )
@@ -225,10 +228,10 @@ def _gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
 def main() -> None:
     """Answer scrapes until the process is ended."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes back as errors
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised
     config = required()
     with closing(Exporter(config)) as exporter:
-        # asking for the names, by which a scrape may choose, reads the whole ledger once: the first one needn't wait for it
+        # asks for the names of all metrics, which reads the whole ledger once; so the first scrape needn't wait for that
         registry = CollectorRegistry(auto_describe=True)
         registry.register(exporter)
         try:

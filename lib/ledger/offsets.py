@@ -1,4 +1,4 @@
-"""The offsets of a topic: what Kafka holds behind the head of its table, what it doesn't hold any more, and what has none."""
+"""The offsets of a topic: what Kafka holds after the head, what it no longer holds, and which offsets have no message."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from lib.settings import settings
 def backlog(contract: Contract) -> pd.DataFrame:
     """One row per partition of the topic: `head` (next offset to read), `earliest`, `end`, `lag` and `open`.
 
-    `end` is the last stable offset: a transaction that is open keeps its messages, and all behind them, from being read.
+    `end` is the last stable offset: while a transaction is open, neither its messages nor any after them can be read.
     `lag` counts the offsets that can be read, `open` those that wait for such a transaction.
 
     Raises
@@ -49,7 +49,7 @@ def backlog(contract: Contract) -> pd.DataFrame:
 
 
 class Span(NamedTuple):
-    """The first offset of a partition, the next one that a reader of committed messages gets no further than, the next."""
+    """A partition's first offset, its last stable one (where readers of committed messages have to stop), and its end."""
 
     earliest: int
     stable: int
@@ -57,7 +57,7 @@ class Span(NamedTuple):
 
 
 def held(client: KafkaAdminClient, topics: Sequence[str]) -> dict[str, dict[int, Span]]:
-    """What Kafka holds of each partition of these topics; nothing of a topic that it doesn't have."""
+    """What Kafka holds of each partition of these topics; a topic that it doesn't have has no partition."""
     found = {topic["name"]: topic["partitions"] for topic in client.describe_topics(list(topics))}
     places = [TopicPartition(topic, one["partition_index"]) for topic in topics for one in found.get(topic, [])]
     earliest, stable, end = (
@@ -96,7 +96,7 @@ class DataLoss(Exception):
 
 
 def gone(topic: str, partition: int, first: int, earliest: int) -> str:
-    """The sentence for offsets from `first` on that Kafka no longer holds, and of which nobody has said what they were."""
+    """The sentence for offsets from `first` on that Kafka has removed before anybody knew whether messages had them."""
     return (
         f"{topic}: offsets {first} to {earliest - 1} of partition {partition} are gone from Kafka and were never stored; "
         "whether they were messages, or only what transactions leave, can't be told any more"
@@ -107,8 +107,8 @@ def gone(topic: str, partition: int, first: int, earliest: int) -> str:
 class Reading:
     """The offsets that a batch brings of a partition, ascending.
 
-    `head` is where the batch before ended, None for a new partition; `following` the next offset to read, which is a later
-    one where Kafka has said already that there is no message between the two.
+    `head` is where the batch before it ended, None for a new partition. `following` is the next offset to read: later than
+    the head where Kafka has said already that there is no message in between.
     """
 
     head: int | None
@@ -116,7 +116,7 @@ class Reading:
     following: int | None = None
 
     def window(self, start: int) -> tuple[int, int] | None:
-        """From the first offset missing from `start` on to the one that was read after the last missing; None without."""
+        """The first missing offset from `start` on, and the one that was read after the last missing one; None if none is."""
         if self.following is not None and self.following <= self.offsets[0]:
             start = max(start, self.following)
         before = np.concatenate(([start - 1], self.offsets[:-1]))
@@ -127,8 +127,8 @@ class Reading:
 def starts(topic: str, readings: Mapping[int, Reading], *, kafka: str) -> dict[int, int]:
     """The first offset that the batch covers of each partition: the head's, or where a new partition begins.
 
-    Only where offsets are missing, Kafka (`host:port`) is asked, once about each partition: transactions leave markers
-    and aborted messages between the committed ones.
+    Kafka (`host:port`) is asked only where offsets are missing, once about each partition: between committed messages,
+    transactions leave markers and aborted messages.
 
     Raises
     ------
@@ -161,10 +161,10 @@ def _consumer(kafka: str) -> KafkaConsumer:
 
 
 def passed(topic: str, heads: Mapping[int, int], *, witnessed: Mapping[int, int], kafka: str) -> dict[int, int]:
-    """How far behind the next offset to read of each partition there is no message, up to the last stable offset.
+    """Up to which offset a partition has no message from `heads`, its next offset to read; only those with such a stretch.
 
-    Only partitions where that is further than `heads` are in it. For what Kafka has removed, `witnessed` stands: up to where
-    a query has read all that was committed, and written it.
+    The stretch ends at the next message, or at the last stable offset. What Kafka has removed counts as empty up to
+    `witnessed`: up to there a query has read all that was committed, and written it.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def messages(topic: str, spans: Mapping[int, tuple[int, int]], *, kafka: str) ->
 
 
 def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, end: int) -> Iterator[Any]:
-    """The committed messages from offset `first` up to `end`, which are all below the last stable offset."""
+    """The committed messages from offset `first` up to `end`, which must not lie beyond the last stable offset."""
     consumer.assign([place])
     consumer.seek(place, first)
     at, deadline = first, time.monotonic() + PATIENCE_SECONDS
@@ -225,7 +225,7 @@ def _committed(consumer: KafkaConsumer, place: TopicPartition, first: int, end: 
         for record in consumer.poll(timeout_ms=100).get(place, []):
             if record.offset < end:
                 yield record
-        # markers and aborted messages bring no records, but move the position
+        # markers and aborted messages bring no record, and still move the position
         came = consumer.position(place, timeout_ms=PATIENCE_SECONDS * 1000)
         if came > at:
             at, deadline = came, time.monotonic() + PATIENCE_SECONDS

@@ -1,5 +1,6 @@
-"""The receipt of a saver's run: what it read, and what became of it, as the database has it."""
+"""The receipt of a saver run: what it read, and what became of each message, by what the database says."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,27 +18,22 @@ from lib.schemas import Contract
 State = Literal["published", "tried out", "at work"]
 
 LIVE_SECONDS = 60
-"""An event that is older when it is committed is back-dated or late: it says nothing about latency."""
+"""An event that is older than this at its commit is back-dated or late, and says nothing about latency."""
 
 POINTS = 120
 """Most points of a chart over time."""
 
 COUNTS = ("rows_in", "rows_written", "duplicates", "dead_letters")
 
-IN_SPANS = sql.SQL(
-    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
-    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
-)
-"""What joins a row of a batch to the spans of batches that it lies in."""
-
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one run of a saver did, and whether it was kept.
+    """What one saver run did, and whether it was kept.
 
-    `batches` has one row per micro-batch of the ledger, or range of old ones, `dead_letters` one per reason with an
-    example, `schema_changes` one per added column; `latency` is event time to commit in milliseconds (p50, p95, p99) of
-    the `live_events`, younger than a minute and in no range; `stored_rows` are counted in the table itself.
+    `batches` are its rows of the ledger: one per micro-batch, or per range of old ones that were merged. `dead_letters` has
+    one row per reason with an example, `schema_changes` one per added column. `latency` is the time from event to commit
+    in milliseconds (p50, p95, p99) of the `live_events`: those that were committed within a minute, at a time that the
+    ledger still has. `stored_rows` are counted in the table itself.
     """
 
     table: str
@@ -50,14 +46,14 @@ class Receipt:
     live_events: int
     stored_rows: int
     held: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Those of the stored events that loads go on without: `event_id`, `why`, `held_at`."""
+    """Those of the stored events that are held: `event_id`, `why`, `held_at`."""
 
     def total(self, column: str) -> int:
         """The sum of a count over the run's batches."""
         return int(self.batches[column].sum())
 
     def check(self) -> pd.DataFrame:
-        """What has to be true of every run, one row each: what is compared (`check`), `expected` and `found`.
+        """Check what has to be true of every run, and return a row for each check: `check`, `expected`, `found`.
 
         Raises
         ------
@@ -77,7 +73,10 @@ class Receipt:
         return pd.DataFrame(rows, columns=["check", "expected", "found"]).astype({"expected": str, "found": str})
 
     def follow_on(self) -> bool:
-        """Whether each batch begins where the one before it ended. Their numbers leave out those of releases."""
+        """Whether the offsets of each batch begin where those of the one before it end.
+
+        Numbers may be missing between two batches: a release of held events takes one, too.
+        """
         ends: dict[str, int] = {}
         for batch in self.batches.itertuples():
             if not ends.items() <= batch.start_offsets.items():
@@ -128,65 +127,86 @@ def _rows(by_partition: dict[str, dict[str, int]]) -> list[dict[str, object]]:
 
 def read(connection: Connection, contract: Contract, query_id: str, state: State) -> Receipt:
     """The receipt of the run that the ledger knows by `query_id`, as the connection's transaction sees it."""
-    batches = database.frame(
-        connection,
-        "select * from ops.ingest_batches where source_table = %s and query_id = %s order by ingest_batch_id",
-        [contract.table, query_id],
-    )
-    spans = _spans(batches)
-    letters = database.frame(
-        connection,
-        sql.SQL(
-            "select reason, count(*) as messages, min(detail) as example from ops.dead_letters join {}"
-            " where source_table = %s group by reason order by messages desc, reason"
-        ).format(IN_SPANS),
-        [*spans, contract.table],
-    )
-    changes = database.frame(
-        connection,
-        sql.SQL(
-            "select column_name, column_type, ingest_batch_id, created_at from ops.schema_changes join {}"
-            " where source_table = %s order by created_at"
-        ).format(IN_SPANS),
-        [*spans, contract.table],
-    )
-    live_ms = LIVE_SECONDS * 1000
-    latency = database.frame(
-        connection,
-        sql.SQL(
-            "select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < %s),"
-            " count(*) filter (where ms < %s), count(*) from (select"
-            " 1000 * extract(epoch from b.committed_at - t.{time})::float as ms from {table} t join {spans}"
-            " left join ops.ingest_batches b on b.source_table = %s and b.query_id = %s"
-            " and b.ingest_batch_id = t.ingest_batch_id) as events"
-        ).format(time=sql.Identifier(contract.time), table=sql.Identifier(contract.table), spans=IN_SPANS),
-        [live_ms, live_ms, *spans, contract.table, query_id],
-    )
-    held = database.frame(
-        connection,
-        sql.SQL(
-            "select h.event_id, h.why, h.held_at from ops.held_events h join {table} t on t.{key} = h.event_id"
-            " join {spans} where h.source_table = %s and h.released_batch is null order by h.held_at, h.event_id"
-        ).format(table=sql.Identifier(contract.table), key=sql.Identifier(contract.key), spans=IN_SPANS),
-        [*spans, contract.table],
-    )
-    percentiles, live, stored = latency.iloc[0]
+    batches = database.frame(connection, _BATCHES, [contract.table, query_id])
+    find = functools.partial(_find, connection, contract, _spans(batches))
+    percentiles, live, stored = find(_LATENCY, query_id).iloc[0]
     return Receipt(
         table=contract.table,
         query_id=query_id,
         state=state,
         batches=batches,
-        dead_letters=letters,
-        schema_changes=changes,
+        dead_letters=find(_DEAD_LETTERS),
+        schema_changes=find(_SCHEMA_CHANGES),
         latency=dict(zip(("p50", "p95", "p99"), percentiles or (None, None, None), strict=True)),
         live_events=int(live),
         stored_rows=int(stored),
-        held=held,
+        held=find(_HELD),
     )
 
 
+_BATCHES = """
+select * from ops.ingest_batches
+where source_table = %s and query_id = %s
+order by ingest_batch_id
+"""
+
+_IN_SPANS = sql.SQL(
+    "unnest(%s::bigint[], %s::bigint[]) as span (after, upto)"
+    " on ingest_batch_id > span.after and ingest_batch_id <= span.upto"
+)
+"""Joins a row to the span of batches in which its `ingest_batch_id` lies."""
+
+_DEAD_LETTERS = sql.SQL("""
+select reason, count(*) as messages, min(detail) as example
+from ops.dead_letters join {spans}
+where source_table = %s
+group by reason
+order by messages desc, reason
+""")
+
+_SCHEMA_CHANGES = sql.SQL("""
+select column_name, column_type, ingest_batch_id, created_at
+from ops.schema_changes join {spans}
+where source_table = %s
+order by created_at
+""")
+
+_LATENCY = sql.SQL("""
+select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by ms) filter (where ms < {live}),
+    count(*) filter (where ms < {live}),
+    count(*)
+from (
+    select 1000 * extract(epoch from b.committed_at - t.{time})::float as ms
+    from {table} t join {spans}
+    left join ops.ingest_batches b
+        on b.source_table = %s and b.query_id = %s and b.ingest_batch_id = t.ingest_batch_id
+) as events
+""")
+
+_HELD = sql.SQL("""
+select h.event_id, h.why, h.held_at
+from ops.held_events h join {table} t on t.{key} = h.event_id join {spans}
+where h.source_table = %s and h.released_batch is null
+order by h.held_at, h.event_id
+""")
+
+
+def _find(
+    connection: Connection, contract: Contract, spans: tuple[list[int], list[int]], query: sql.SQL, *more: str
+) -> pd.DataFrame:
+    """The rows of a query about these spans of the table's batches; `more` are its parameters after the table."""
+    statement = query.format(
+        spans=_IN_SPANS,
+        table=sql.Identifier(contract.table),
+        key=sql.Identifier(contract.key),
+        time=sql.Identifier(contract.time),
+        live=sql.Literal(LIVE_SECONDS * 1000),
+    )
+    return database.frame(connection, statement, [*spans, contract.table, *more])
+
+
 def _spans(batches: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """The batches of these ledger rows as spans `(after, upto]`: their bounds."""
+    """The batches that these ledger rows stand for, as spans `(after, upto]`: all lower bounds, and all upper ones."""
     after: list[int] = []
     upto: list[int] = []
     for last, number in zip(batches["ingest_batch_id"], batches["batches"], strict=True):

@@ -1,5 +1,11 @@
-"""What people see. Notebooks say `from lib import report`, and have what `lib.report.display` shows and tells."""
+"""What people see. With `from lib import report` a notebook has the functions of `lib.report.display`.
 
+Charts that are made after that import have the project's look, whether plotly was imported before it or after it.
+"""
+
+from lib.report import theme
 from lib.report.display import glue, headline, live, show, table
 
 __all__ = ["glue", "headline", "live", "show", "table"]
+
+theme.use_template()

@@ -1,12 +1,11 @@
-"""What a notebook shows and tells: numbers for the machine; cards, charts and tables for people.
+"""What a notebook shows: numbers for programs; cards, charts and tables for people.
 
-Every kernel imports this, so what is heavy is imported where it is first used.
+Every kernel imports this, so pandas, scrapbook and IPython are imported where they are first used.
 """
 
 import html
 import json
 import math
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -14,20 +13,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lib.report.theme import TEMPLATE
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-if "plotly" in sys.modules:
-    # Figures take their colours from the template while they are built, long before `show`. Registering it costs
-    # a third of a second, which only notebooks that draw should pay; they import plotly before us, as isort orders it.
-    from lib.report import theme
-
-    theme.use_template()
-
 
 class Progress(Protocol):
-    """How a saver run is doing: events/s, messages behind, their latency (p95, ms), messages read, the cap of a batch."""
+    """How a saver run is doing: events/s, messages not stored yet, latency (p95, ms), messages read, cap of a micro-batch."""
 
     rate: float
     lag: int
@@ -39,8 +33,8 @@ class Progress(Protocol):
 def glue(**numbers: Any) -> None:
     """Record numbers of this run through scrapbook, one scrap per name.
 
-    They become plain JSON first: numpy numbers Python's, a Decimal an int if it is whole, else a float; dates ISO 8601;
-    NaN, infinity, NaT, NA and None null. Lists and mappings may hold any of these.
+    They become plain JSON: numpy's numbers become Python's, a Decimal an int if it is whole, else a float, dates texts in
+    ISO 8601; NaN, infinity, NaT, NA and None become null. Lists and mappings may hold any of these.
 
     Raises
     ------
@@ -87,7 +81,7 @@ def _cards(figures: Mapping[str, str]) -> str:
 
 
 def live() -> Callable[[Progress], None]:
-    """A row of cards that follows a saver's run in place; what it shows last stays."""
+    """A function that shows a saver run's progress as a row of cards: it redraws them in place, and the last ones stay."""
     from IPython.display import display
 
     handle: list[Any] = []
@@ -106,10 +100,8 @@ def live() -> Callable[[Progress], None]:
 def show(figure: "go.Figure") -> None:
     """Display a plotly figure in the project's look, in JupyterLab and in the report alike.
 
-    Of a figure without a point there are no empty axes, but its title and a row that says so, as of an empty table.
+    Instead of the empty axes of a figure without a point, its title and the row "none" are shown, as for an empty table.
     """
-    from lib.report import theme
-
     if not any(map(_points, figure.data)):
         title = html.escape(figure.layout.title.text or "")
         row = '<tr><td style="text-align:left">none</td></tr>'
@@ -118,7 +110,7 @@ def show(figure: "go.Figure") -> None:
     named = sum(getattr(trace, "showlegend", None) is not False and bool(trace.name) for trace in figure.data)
     has_legend = figure.layout.showlegend is not False and named > 1
     room = 20 + 36 * bool(figure.layout.title.text) + 28 * has_legend
-    figure.update_layout(template=theme.use_template(), margin_t=room, legend_title_text="")
+    figure.update_layout(template=TEMPLATE, margin_t=room, legend_title_text="")
     _display({"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": "(a chart)"})
 
 
@@ -137,14 +129,14 @@ def table(
 ) -> None:
     """Display the first rows of a frame for people: numbers to the right, with thousands separators; no index.
 
-    Of an empty frame there is a row that says so.
+    For an empty frame there is one row, "none".
 
     Parameters
     ----------
     formats
         Column to format: a format specification (`",.2f"`, `".1%"`, `"d"` for a year) or a function to text.
     limit
-        Rows to show; a note tells how many there are if that leaves some out.
+        Most rows to show; a note says how many there are when some are left out.
     """
     formats = formats or {}
     head, columns = [], []
@@ -181,7 +173,7 @@ def numbers(notebook: Path) -> dict[str, Any]:
             try:
                 scraps = Notebook(new_notebook(cells=[new_code_cell(outputs=[output])])).scraps
             except Exception:
-                # one that can't be read, whatever it is instead, is nothing to the others
+                # a scrap that can't be read, whatever it is, is left out
                 traceback.print_exc()
                 continue
             found |= {name: scrap.data for name, scrap in scraps.items()}
@@ -195,7 +187,7 @@ def _display(bundle: dict[str, Any], *, metadata: dict[str, str] | None = None) 
 
 
 def _plain(value: Any) -> Any:
-    """`value` in the types of JSON."""
+    """`value` as JSON's types."""
     match value:
         case None | bool():
             return value

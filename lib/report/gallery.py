@@ -1,4 +1,4 @@
-"""`runs/index.html`, the page of all reports: the business reports and their figures, then the line behind them."""
+"""`runs/index.html`, the page of all reports: business reports with their figures, then savers, dimensions and facts."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ FOLDERS = {
     "explore": ("Explore", "Notebooks for people."),
     "": ("Others", "Notebooks that stand in no folder."),
 }
-"""Heading of each folder, in the order of the line; any other folder comes after them under its own name."""
+"""Heading and sentence of each folder, in the order of the page; other folders follow under their own names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """The first folder of the notebook: what kind of job it is; empty for one that stands in none."""
+        """The first folder of the notebook: what kind of job it is; empty for one that is in none."""
         return self.job.partition("/")[0] if "/" in self.job else ""
 
     @property

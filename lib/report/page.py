@@ -1,4 +1,4 @@
-"""What every page of ours needs: its templates, its words for time, and being written whole."""
+"""What every page needs: where templates are, how times are written for people, and writing a file whole."""
 
 import uuid
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that a reader sees the old one or the new one."""
+    """Write a text to a temporary file and rename it, so that a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,4 @@
-"""The HTML report of an executed notebook: no code, no outside address, and nothing that runs but its charts."""
+"""The HTML report of an executed notebook: no code, no outside address, and no script but that of the charts."""
 
 import base64
 import functools
@@ -38,12 +38,12 @@ def render(notebook: Path, html: Path, *, assets: Path, error: str | None = None
     notebook
         `runs/<job>/<run_date>/<run_id>.ipynb`; the job, its day and its run id are read off that path.
     html
-        The report; its links are relative to where it stands.
+        The report; its links are relative to its folder.
     assets
         `runs/assets`; plotly.min.js is copied there once.
     error
-        Why the run failed, for what its notebook can't know: the kernel died, the time was up. A cell that ended in
-        an error makes a failed report without it.
+        Why the run failed, when its notebook can't say so: the kernel died, or the time was up. A cell with an error makes
+        the report a failed one without this.
     """
     node = nbformat.read(notebook, as_version=4)
     problem = _problem(node, error)
@@ -63,7 +63,7 @@ def render(notebook: Path, html: Path, *, assets: Path, error: str | None = None
 
 def publish_latest(html: Path, latest: Path, *, assets: Path) -> None:
     """Copy a report to `runs/latest/<folder>/<name>.html`, its links made relative to that place."""
-    # All links stand in the template's own part, which ends with </nav>; texts before that have their quotes escaped.
+    # All links are in the template's own part, which ends with </nav>; in texts before that, quotes are escaped.
     head, nav, body = html.read_text(encoding="utf-8").partition("</nav>")
     write_whole(latest, head.replace(f'="{_root(html, assets)}/', f'="{_root(latest, assets)}/') + nav + body)
 
@@ -82,7 +82,7 @@ def _root(html: Path, assets: Path) -> str:
 
 
 def _copy_plotly(assets: Path) -> None:
-    # Its name has the version in it, so what is there stays right, also for older reports.
+    # The name has the version in it, so a file that is there is right, and older reports keep theirs.
     target = assets / PLOTLY_JS
     if target.exists():
         return
@@ -121,7 +121,7 @@ def _headline(output: NotebookNode) -> list[tuple[str, str]]:
 
 
 def _cells(node: NotebookNode, *, failed: bool) -> dict[str, Any]:
-    """Reduce the notebook to what is shown, in its order; of a good run, the section `## Result` comes first."""
+    """Reduce the notebook to what is shown; in the report of a good run, the section `## Result` comes first."""
     shown = []
     for cell in node.cells:
         if cell.cell_type == "raw" or "papermill-error-cell-tag" in _tags(cell):
@@ -189,6 +189,6 @@ def _exporter() -> HTMLExporter:
 
 
 def _figure(figure: dict[str, Any]) -> str:
-    """A figure as JSON that can stand in a script element."""
+    """A figure as JSON that is safe in a script element."""
     drawn = {part: figure[part] for part in ("data", "layout", "frames") if part in figure}
     return json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")

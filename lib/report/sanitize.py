@@ -1,4 +1,4 @@
-"""What data and prose may bring into a page: text, tables, pictures that they carry themselves. Never code."""
+"""What a notebook's HTML may bring into a page: text, tables and embedded pictures. Never code."""
 
 import nh3
 
@@ -13,7 +13,7 @@ ATTRIBUTES = {
 
 
 def clean(html: str) -> str:
-    """`html` without what could run, load or lead anywhere: scripts, styles, handlers, outside addresses."""
+    """`html` without what could run, load something or lead outside: scripts, styles, handlers, outside addresses."""
     return nh3.clean(
         html,
         tags=TAGS,

@@ -9,43 +9,45 @@ FONT = '-apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation 
 INK, MUTED, LINE, GRID = "#27323a", "#5b6770", "#c5ccd3", "#e6eaee"
 
 
-def use_template() -> str:
-    """Make the template the default of new figures and return its name; a second call does nothing.
+def use_template() -> None:
+    """Register the template, and make it the default of new figures.
 
-    plotly.express bakes the default's colours into a figure as it builds it, so this has to come first.
+    `lib.report` calls it when it is imported, since plotly.express writes the default's colours into a figure while it
+    builds it: to set the template when the figure is shown would be too late.
     """
-    if TEMPLATE not in pio.templates:
-        pio.templates[TEMPLATE] = {"layout": _layout(), "data": _traces()}
-        pio.templates.default = TEMPLATE
-    return TEMPLATE
+    pio.templates[TEMPLATE] = {"layout": _layout(), "data": _traces()}
+    pio.templates.default = TEMPLATE
+
+
+AXIS = {
+    "gridcolor": GRID,
+    "linecolor": LINE,
+    "zerolinecolor": LINE,
+    "zerolinewidth": 1,
+    "ticks": "",
+    "automargin": True,
+    "title": {"font": {"size": 13, "color": MUTED}, "standoff": 12},
+}
+TITLE = {
+    "font": {"size": 16, "color": INK, "weight": 600},
+    "x": 0,
+    "xref": "container",
+    "xanchor": "left",
+    "y": 1,
+    "yref": "container",
+    "yanchor": "top",
+    "pad": {"t": 14, "l": 4},
+}
 
 
 def _layout() -> dict[str, object]:
-    axis = {
-        "gridcolor": GRID,
-        "linecolor": LINE,
-        "zerolinecolor": LINE,
-        "zerolinewidth": 1,
-        "ticks": "",
-        "automargin": True,
-        "title": {"font": {"size": 13, "color": MUTED}, "standoff": 12},
-    }
     scale = [[i / (len(SCALE) - 1), colour] for i, colour in enumerate(SCALE)]
     return {
         "colorway": PALETTE,
         "colorscale": {"sequential": scale, "sequentialminus": scale[::-1]},
         "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12, "ticks": ""}},
         "font": {"family": FONT, "size": 13, "color": INK},
-        "title": {
-            "font": {"size": 16, "color": INK, "weight": 600},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 14, "l": 4},
-        },
+        "title": TITLE,
         "height": 400,
         "margin": {"l": 56, "r": 16, "t": 64, "b": 40},
         "paper_bgcolor": "#ffffff",
@@ -54,8 +56,8 @@ def _layout() -> dict[str, object]:
         "separators": ".,",
         "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": LINE, "font": {"family": FONT, "color": INK}},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "xaxis": axis | {"showgrid": False, "showline": True},
-        "yaxis": axis,
+        "xaxis": AXIS | {"showgrid": False, "showline": True},
+        "yaxis": AXIS,
     }
 
 

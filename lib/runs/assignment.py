@@ -1,4 +1,4 @@
-"""What a run's process has to do, what it ends with, and how all that belongs to it is ended."""
+"""What a run's process has to do, its exit codes, and how to kill everything that belongs to a run."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from typing import Any
 import psutil
 
 RUN_VARIABLE = "GM_RUN_ID"
-"""Carries the id of the run into its kernel, and into every process that the kernel starts."""
+"""The environment variable that carries a run's id into its kernel, and into every process that the kernel starts."""
 
 FAILED = 1
 KERNEL_DIED = 3
 LOST = 255
-"""What multiprocessing reports when the fork server died: the process itself may still be there."""
+"""What multiprocessing reports as exit code when the fork server died; the run's process itself may still be there."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a run's process has to do; `runtime` is a folder that is removed when the run is over."""
+    """What a run's process has to do; the folder `runtime` is removed when the run is over."""
 
     run_id: str
     source: Path
@@ -33,19 +33,20 @@ class Assignment:
     parameters: Mapping[str, Any]
     environment: Mapping[str, str] = field(repr=False)
     streams: bool = False
-    """Whether it is a saver: what it has written stays, so once that is done a stop lets it go on to its receipt."""
+    """Whether it is a saver run. Its rows are committed once it has written, so a stop then lets it go on to its receipt."""
 
     @property
     def log(self) -> Path:
-        """What the process and its kernel say outside of the notebook; gone when that was nothing."""
+        """What the process and its kernel print outside of the notebook; removed at the end when it is empty."""
         return self.notebook.with_suffix(".log")
 
 
 def kill(run_id: str, pid: int, *, ended: bool = False) -> None:
-    """Kill what belongs to a run: its process, its session (the kernel is in it), and every process that carries its id.
+    """Kill what belongs to a run: its process, the processes of its session (the kernel is one), and all that carry its id.
 
-    `ended` says that the process itself is gone. Its number belongs to another one by now if there is a process with it:
-    the system doesn't hand out the number of a session that has members.
+    `ended` says that the run's process is gone. If a process with its pid exists all the same, the system has reused the
+    pid, which it does only when nothing is left of the session with that number. So whoever is in that session now doesn't
+    belong to the run, and is left alone.
     """
     reused = ended and psutil.pid_exists(pid)
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""Attempts of a job, each with its row in the registry: what a run ends with is never lost, and hinders no other run."""
+"""Attempts of a job, each with its row in the registry. How a run ends is never lost, and stops no other run."""
 
 import contextlib
 import itertools
@@ -29,12 +29,9 @@ from lib.runs.run import Notify, Run, execute
 
 logger = logging.getLogger(__name__)
 
-
 BACKOFF_SECONDS = 10
-
-
 RECORD_SECONDS = 10
-"""How long the end of a run is tried to be recorded while the warehouse is away."""
+"""How long to try again to record the end of a run while the warehouse is away."""
 
 
 def run_job(
@@ -47,7 +44,7 @@ def run_job(
     stop: Event,
     notify: Notify,
 ) -> Run:
-    """Run a job, again with a short backoff while it isn't done and has retries left; the last attempt."""
+    """Run a job, again after a short pause while it isn't done and has retries left, and return the last attempt."""
     values = parameters_for(job, run_date=run_date, cut_id=cut_id, given=given)
     attempts = itertools.count(1)
 
@@ -69,7 +66,7 @@ def run_job(
 def parameters_for(
     job: Job, *, run_date: date | None, cut_id: int | None, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the scheduler sets of the parameters that the notebook declares, and over it what was `given`, by their types."""
+    """The run's parameters: of those that the notebook declares, what the scheduler sets, then what was `given`, by type."""
     ours = {"run_date": run_date.isoformat() if run_date else "", "cut": cut_id or 0, "publish": True}
     return {name: value for name, value in ours.items() if name in job.parameters} | parameters.read(job, given or {})
 
@@ -83,7 +80,7 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
     try:
         execute(run, stop=stop, notify=notify)
     except Exception as error:
-        # one run, whatever became of it, is nothing to the others of its cycle
+        # whatever it is, the other runs of the cycle go on
         logger.exception("%s", run.run_id)
         run.finish(
             "killed", f"its process couldn't be started or followed: {one_line(f'{type(error).__name__}: {error}')}"
@@ -95,21 +92,22 @@ def _attempt(run: Run, stop: Event, notify: Notify) -> None:
 
 
 def close(run: Run, notify: Notify) -> None:
-    if problem := _record(run, patience=RECORD_SECONDS):  # the run itself can't be done again
+    """Record how a run has ended, draw the gallery anew, and tell who follows the run."""
+    if problem := _record(run, patience=RECORD_SECONDS):
         run.finish("failed", f"{run.status}, but that couldn't be recorded: {problem}")
-        _record(run)  # without its numbers, which may be what can't be stored
+        _record(run)  # of a failed run no numbers are stored, and these may have been the problem
     _refresh_gallery()
     notify(run)
 
 
-_owed: dict[str, Run] = {}
-"""Runs whose end couldn't be recorded: their rows say `running`, until one of the next records brings them up to date."""
+unrecorded: dict[str, Run] = {}
+"""Runs whose end couldn't be recorded: their rows say `running` until the end is recorded with that of a later run."""
 
 
 def _record(run: Run, *, patience: float = 0) -> str | None:
-    """Bring the run's row up to date, and those that are owed; what has kept it from that, if something has.
+    """Bring the run's row up to date, and those of unrecorded runs; return the problem, if there is one.
 
-    While the warehouse is away it is tried again for `patience` seconds.
+    While the warehouse is away, try again for `patience` seconds.
     """
     retrying = Retrying(
         stop=stop_after_delay(patience),
@@ -123,9 +121,9 @@ def _record(run: Run, *, patience: float = 0) -> str | None:
         problem = one_line(f"{type(error).__name__}: {error}")
         logger.error("%s, %s, couldn't be recorded: %s", run.run_id, run.status, problem)
         if run.status != "running":
-            _owed[run.run_id] = run
+            unrecorded[run.run_id] = run
         return problem
-    for late in list(_owed.values()):
+    for late in list(unrecorded.values()):
         with contextlib.suppress(psycopg2.Error):
             _record_once(late)
     return None
@@ -134,11 +132,11 @@ def _record(run: Run, *, patience: float = 0) -> str | None:
 def _record_once(run: Run) -> None:
     with registry.warehouse() as connection:
         registry.record(connection, run)
-    _owed.pop(run.run_id, None)
+    unrecorded.pop(run.run_id, None)
 
 
 def _refresh_gallery() -> None:
-    """Draw the gallery anew; where that fails, the next run tries again: the runs themselves are recorded."""
+    """Draw the gallery anew; a failure is logged, and the next run draws it."""
     try:
         with registry.warehouse() as connection:
             last, good = registry.last_runs(connection), registry.last_runs(connection, status="done")

@@ -1,6 +1,6 @@
-"""One notebook executed in a process of its own; what the process exits with is the state of the run.
+"""What a run's process does: it executes one notebook, and its exit code says how the run has ended.
 
-Imported by the fork server once, so that no run pays for loading papermill and nbconvert.
+The fork server imports this module once, so that no run has to load papermill and nbconvert.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
-import scrapbook  # noqa: F401  # lib.report imports it where it is first used, which would be in every run
+import scrapbook  # noqa: F401  # loaded here once: lib.report imports it at its first use, which is in each run
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -34,9 +34,9 @@ from lib.settings import ROOT
 
 SETTLE_SECONDS = 1.0
 OUTPUT_SECONDS = 60
-"""How long the next piece of a cell's output may take when the cell is over; a hundred megabytes come slowly."""
+"""How long to wait for the next piece of output of a cell that is over; a hundred megabytes come slowly."""
 WRITES = "Write"
-"""The section of a saver's notebook that reads its topic until it is stopped."""
+"""The section of a saver's notebook that reads its topic, until the run is over or stopped."""
 
 Send = Callable[[tuple[Any, ...]], None]
 
@@ -46,12 +46,12 @@ class Stopped(Exception):
 
 
 class AtomicHandler(LocalHandler):  # type: ignore[misc]  # papermill has no types
-    """papermill's own writer truncates the file first, and leaves half a notebook on a full disk."""
+    """Writes a notebook whole or not at all; papermill's own handler leaves half of one on a full disk."""
 
     def write(self, buf: str, path: str) -> None:
         """Write aside, then rename."""
         aside = Path(f"{path}.part")
-        # what no file can hold, half of a surrogate pair, becomes the escape that JSON has for it
+        # half of a surrogate pair, which no file can hold, becomes its JSON escape
         aside.write_text(buf, encoding="utf-8", errors="backslashreplace")
         aside.replace(path)
 
@@ -60,7 +60,7 @@ papermill_io.register("/", AtomicHandler())
 
 
 def _render_once() -> None:
-    """Render a first report, which compiles templates, schemas and patterns: a quarter of a second for each run otherwise."""
+    """Render a first report: it compiles templates, schemas and patterns, which would cost each run a quarter of a second."""
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder, "etl", "x", "2000-01-01", "x.ipynb")
         notebook.parent.mkdir(parents=True)
@@ -72,10 +72,10 @@ _render_once()
 
 
 def work(assignment: Assignment, pipe: Connection) -> None:
-    """Execute, render and count; exits with 0 when the run is done, `FAILED` or `KERNEL_DIED` when it isn't.
+    """Execute the notebook, render its report and send its numbers; exit with 0, or with `FAILED` or `KERNEL_DIED`.
 
-    Sends `("cell", number, of, where)` as it goes, `("error", sentence)` when it fails, `("over", exit code)` behind the
-    last cell, and `("numbers", …)` with the report.
+    Sends `("cell", number, of, where)` as cells begin, `("error", sentence)` when the run fails, `("over", exit code)` after
+    the last cell, and `("numbers", …)` of a run that is done.
     """
     os.setsid()
     os.environ.clear()
@@ -89,8 +89,8 @@ def work(assignment: Assignment, pipe: Connection) -> None:
         try:
             tell(assignment, pipe.send, error)
         except Exception:
-            # The run has ended as it has: what it left in the warehouse is there. What can't be told of it, for whatever
-            # reason a notebook's outputs may give, stands in its log.
+            # A notebook's outputs can make anything fail here. That changes nothing about how the run has ended, since its
+            # rows are in the warehouse, so it goes to the run's log.
             traceback.print_exc()
     sys.stderr.flush()
     if assignment.log.stat().st_size == 0:
@@ -113,38 +113,20 @@ def _count(assignment: Assignment, send: Send, error: str | None) -> None:
 def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     """What went wrong, and the exit code that says so."""
     watch = _Watch(assignment, send)
-    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
-    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
     try:
-        executed = papermill.execute_notebook(
-            str(assignment.source),
-            str(assignment.notebook),
-            parameters=dict(assignment.parameters),
-            kernel_name="python3",
-            language="python",
-            cwd=str(ROOT),
-            log_output=False,
-            progress_bar=False,
-            config=Config(
-                NotebookClient={"kernel_manager_class": kernel.Manager, "iopub_timeout": OUTPUT_SECONDS},
-                KernelManager=manager,
-            ),
-            on_cell_start=watch.cell_start,
-            on_cell_executed=watch.cell_end,
-            on_cell_error=watch.cell_error,
-        )
+        executed = _run_cells(assignment, watch)
     except PapermillExecutionError as error:
-        # papermill knows the error from the cell's outputs, which of a group of exceptions, say, have none
+        # papermill takes the error from the cell's outputs, where it is missing for a group of exceptions, say
         name, text = watch.raised or (error.ename, error.evalue)
-        message, code = f"{watch.place(error.cell_index)}: {causes.told(name, text)}", FAILED
+        message, code = f"{watch.place(error.cell_index)}: {causes.brief(name, text)}", FAILED
     except DeadKernelError:
         message, code = f"the kernel died in {watch.where} (killed, or out of memory)", KERNEL_DIED
     except Stopped:
         message, code = "stopped between two cells", FAILED
     except Exception as error:
-        # papermill and nbclient raise whatever a cell's output brings them to
+        # a cell's output can make papermill and nbclient raise anything
         traceback.print_exc()
-        message, code = f"{watch.where}: {causes.told(type(error).__name__, str(error))}", FAILED
+        message, code = f"{watch.where}: {causes.brief(type(error).__name__, str(error))}", FAILED
     else:
         if (early := _early_end(executed.cells)) is None:
             return None, 0
@@ -153,20 +135,43 @@ def _execute(assignment: Assignment, send: Send) -> tuple[str | None, int]:
     return message, code
 
 
+def _run_cells(assignment: Assignment, watch: "_Watch") -> NotebookNode:
+    """Let papermill execute the notebook's cells, and return the executed notebook."""
+    # A Unix socket's path holds about 100 bytes, so the connection file has a short one of its own.
+    manager = {"transport": "ipc", "connection_file": str(assignment.runtime / "kernel.json")}
+    return papermill.execute_notebook(
+        str(assignment.source),
+        str(assignment.notebook),
+        parameters=dict(assignment.parameters),
+        kernel_name="python3",
+        language="python",
+        cwd=str(ROOT),
+        log_output=False,
+        progress_bar=False,
+        config=Config(
+            NotebookClient={"kernel_manager_class": kernel.Manager, "iopub_timeout": OUTPUT_SECONDS},
+            KernelManager=manager,
+        ),
+        on_cell_start=watch.cell_start,
+        on_cell_executed=watch.cell_end,
+        on_cell_error=watch.cell_error,
+    )
+
+
 def _early_end(cells: list[NotebookNode]) -> int | None:
-    """The cell that has ended the run by SystemExit; papermill takes `sys.exit(0)` for a good end."""
+    """The index of the cell that has ended the run by SystemExit; to papermill, `sys.exit(0)` is no error."""
     return next((at for at, cell in enumerate(cells) if any(map(render.ends_early, cell.get("outputs", [])))), None)
 
 
 class _Watch:
-    """Follows the cells for the scheduler, and hands a request to stop on to the kernel."""
+    """Tells the scheduler which cell is at work, and interrupts the kernel when the run is to stop."""
 
     def __init__(self, assignment: Assignment, send: Send) -> None:
         source = papermill.iorw.load_notebook_node(str(assignment.source))
         self.send = send
         self.sections = _sections(source.cells)
         tags = [cell.metadata.get("tags", []) for cell in source.cells]
-        # papermill puts a cell of its own behind the parameters; people count the cells of the source.
+        # papermill adds a cell after the parameters; people count the cells of the source.
         injects = bool(assignment.parameters) and not any("injected-parameters" in cell for cell in tags)
         self.injected = next((at + 1 for at, cell in enumerate(tags) if "parameters" in cell), 0) if injects else None
         self.where = "the start of the kernel"
@@ -187,7 +192,7 @@ class _Watch:
         self.send(("cell", self._index(cell_index) + 1, len(self.sections), self.where))
 
     def place(self, cell_index: int) -> str:
-        """A cell of the executed notebook as people count it, with the section that it stands in."""
+        """The number of an executed notebook's cell as people count it, with its section."""
         index = self._index(cell_index)
         return f"cell {index + 1}" + (f" ({self.sections[index]})" if self.sections[index] else "")
 
@@ -200,19 +205,19 @@ class _Watch:
         self.in_cell = False
 
     def cell_error(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
-        """Keep what the cell has raised, as the kernel says it."""
+        """Keep what the cell has raised, in the kernel's words."""
         self.raised = execute_reply["content"].get("ename", ""), execute_reply["content"].get("evalue", "")
 
     def stop(self, *_: Any) -> None:
-        """Begin no further cell, and interrupt the one at work; a kernel is deaf until it has begun with it.
+        """Begin no further cell, and interrupt the one at work, once the kernel has had the time to begin with it.
 
-        A saver that has written goes on: what is left is its receipt, which takes a second.
+        A saver that has written goes on: only its receipt is left, which takes a second.
         """
         self.asked_to_stop = True
         signal.setitimer(signal.ITIMER_REAL, max(self.started + SETTLE_SECONDS - time.monotonic(), 0.001))
 
     def interrupt(self, *_: Any) -> None:
-        """Give the cell at work a KeyboardInterrupt; a saver catches it, and goes on to its receipt."""
+        """Interrupt the cell at work; a saver takes the interrupt as the end of its reading, and goes on to its receipt."""
         if self.in_cell and not self.has_written:
             self.asked_to_stop = False
             for child in psutil.Process().children():
@@ -220,7 +225,7 @@ class _Watch:
 
 
 def _sections(cells: list[NotebookNode]) -> list[str]:
-    """For each cell the heading of the section that it stands in."""
+    """For each cell the heading of its section."""
     sections = []
     section = ""
     for cell in cells:
@@ -238,7 +243,10 @@ def _redirect_output(log: Path) -> None:
 
 
 def _end_with_scheduler(run_id: str) -> None:
-    """Nobody would record how this run ends: whatever it hasn't committed is rolled back, and is done again."""
+    """Wait for the end of the scheduler, then kill this run, since nobody would record its end.
+
+    What it hasn't committed is rolled back; the next cycle does it again.
+    """
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

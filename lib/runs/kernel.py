@@ -1,6 +1,7 @@
-"""The kernel of a run: forked from the run's process, which has loaded what notebooks import, and begun when it is asked for.
+"""The kernel of a run: a fork of the run's process, in which the packages that notebooks import are loaded already.
 
-Our own code is left out of what is loaded: a kernel imports it anew, so that what it runs is what stands in the files.
+It waits until papermill asks for a kernel. Our own code isn't among what is loaded: a kernel imports it from the files as
+they are then.
 """
 
 import atexit
@@ -12,7 +13,7 @@ import sys
 from multiprocessing import resource_tracker
 from typing import Any
 
-# What notebooks import; loading it takes two seconds, which each run would pay otherwise.
+# What notebooks import; loading it takes two seconds, which each run would need otherwise.
 import aiosql  # noqa: F401
 import cronsim  # noqa: F401
 import pandas as pd
@@ -35,7 +36,7 @@ px.bar(pd.DataFrame({"x": [1], "y": [1]}), x="x", y="y").to_json()
 
 
 class Kernel:
-    """A kernel's process, with what `subprocess.Popen` offers of one."""
+    """A kernel's process, with the methods of `subprocess.Popen` that jupyter_client calls."""
 
     stdin = stdout = stderr = None
 
@@ -48,7 +49,7 @@ class Kernel:
         os.close(asks)
 
     def begin(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
-        """Let the process become the kernel that listens as the connection file in `argv` says."""
+        """Let the process become a kernel; `argv` names the connection file, which says where it listens."""
         with open(self._asked, "w") as pipe:
             json.dump({"argv": argv, "env": env, "cwd": cwd}, pipe)
 
@@ -57,7 +58,7 @@ class Kernel:
         return self._wait(os.WNOHANG)
 
     def wait(self) -> int | None:
-        """Wait for its end, and return the exit code."""
+        """Wait until it ends, and return the exit code."""
         return self._wait(0)
 
     def _wait(self, options: int) -> int | None:
@@ -81,7 +82,7 @@ class Kernel:
 
 
 class Exit(IPyAutocall):
-    """`exit` and `quit` as Python's own: IPython's end the kernel behind the back of who executes the notebook."""
+    """`exit` and `quit` that raise SystemExit, as Python's do; IPython's would end the kernel without an error in the cell."""
 
     rewrite = False
 
@@ -91,7 +92,7 @@ class Exit(IPyAutocall):
 
 
 class Manager(AsyncKernelManager):  # type: ignore[misc]  # jupyter_client has no types
-    """Starts the kernel that stands by instead of a new process."""
+    """Uses the process that waits instead of starting a new one."""
 
     kernel: Kernel
 
@@ -100,12 +101,12 @@ class Manager(AsyncKernelManager):  # type: ignore[misc]  # jupyter_client has n
         return await super()._async_pre_start_kernel(**options)
 
     async def _async_interrupt_kernel(self) -> None:
-        """Nothing: this comes before a kernel is shut down, which is idle by then, or else logs the interrupt as an error."""
+        """Do nothing: jupyter_client interrupts a kernel before it shuts it down, which an idle one logs as an error."""
 
 
 class _Provisioner(LocalProvisioner):  # type: ignore[misc]
     async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
-        # with its parent's number it ends when the parent does, and prints no invitation
+        # with its parent's pid the kernel ends when the parent does, and doesn't print how to connect
         argv = [*cmd[cmd.index("ipykernel_launcher") + 1 :], f"--IPKernelApp.parent_handle={os.getpid()}"]
         Manager.kernel.begin(argv, options["env"], os.getcwd())
         self.process = Manager.kernel
@@ -114,14 +115,14 @@ class _Provisioner(LocalProvisioner):  # type: ignore[misc]
 
 
 def stand_by() -> None:
-    """Fork the process of this run's kernel; call it while there is one thread."""
+    """Fork the process of this run's kernel; to be called while this process has a single thread."""
     Manager.kernel = Kernel()
 
 
 def _serve(asks: int) -> None:
-    """Wait until the kernel is asked for, be it, and end this process."""
+    """Wait until a kernel is asked for, run as that kernel, and end this process."""
     try:
-        # a group of its own: an interrupt is meant for the kernel and what it starts, not for the run's process
+        # in a group of its own, so that an interrupt reaches the kernel and what it starts, but not the run's process
         os.setpgid(0, 0)
         os.closerange(3, asks)
         os.closerange(asks + 1, os.sysconf("SC_OPEN_MAX"))
@@ -140,7 +141,7 @@ def _serve(asks: int) -> None:
 
 
 def _pack(message: Any) -> bytes:
-    """A message as the session packs it; half of a surrogate pair, at which it would fail, as JSON's escape."""
+    """A message as bytes; where it holds half of a surrogate pair, on which the usual way fails, with JSON escapes."""
     try:
         return bytes(json_packer(message))
     except UnicodeEncodeError:
@@ -151,9 +152,9 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    # the run's process is one of multiprocessing's daemons, which may have no children; what a notebook does may
+    # the run's process is a daemon of multiprocessing, which may have no children; a notebook may
     multiprocessing.current_process().daemon = False
-    # nor is the tracker of shared memory that was inherited one of this process's children
+    # the inherited tracker of shared memory isn't a child of this process, so it starts without one
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
     for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
         del sys.modules[name]
@@ -162,5 +163,5 @@ def _be_kernel(argv: list[str], env: dict[str, str], cwd: str) -> None:
     app.shell.user_ns.update(exit=Exit(app.shell), quit=Exit(app.shell))  # type: ignore[union-attr, no-untyped-call]
     app.session.pack = _pack
     app.start()  # type: ignore[no-untyped-call]
-    # its clean-up sometimes joins a thread that waits for it, and with the process everything is gone anyway
+    # its clean-up can wait for a thread that waits for it, and everything ends with the process anyway
     atexit.unregister(app.close)

@@ -1,4 +1,4 @@
-"""The process of a run: forked from a server that has papermill loaded."""
+"""The process of a run: a fork of a server process that has papermill loaded."""
 
 import multiprocessing
 import threading
@@ -10,7 +10,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 from lib.runs.assignment import Assignment
 
 _exits = threading.Lock()
-"""An exit code is read from a pipe once, and starting a process reads those of all others: one thread at a time."""
+"""Held while exit codes are read. multiprocessing reads each one from a pipe, once, and starting a process reads those of
+all others: two threads at it would lose one."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["lib.runs.executor"])
@@ -18,9 +19,9 @@ _context.set_forkserver_preload(["lib.runs.executor"])
 
 @retry(retry=retry_if_exception_type((EOFError, ConnectionError)), stop=stop_after_attempt(3), reraise=True)
 def start(assignment: Assignment) -> tuple[ForkServerProcess, Connection]:
-    """Start the run's process; returns it and the end of the pipe that it reports to.
+    """Start the run's process, and return it with the pipe that its reports arrive on.
 
-    A fork server that dies meanwhile is started anew.
+    Tried again when the fork server dies meanwhile; multiprocessing starts a new one.
     """
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(target=_work, args=(assignment, sender), name=assignment.run_id, daemon=True)
@@ -31,13 +32,13 @@ def start(assignment: Assignment) -> tuple[ForkServerProcess, Connection]:
 
 
 def exit_code(process: ForkServerProcess) -> int | None:
-    """What the process ended with, negative for a signal; None while it is at work."""
+    """The exit code of the process, negative for a signal; None while it is at work."""
     with _exits:
         return process.exitcode
 
 
 def _work(assignment: Assignment, pipe: Connection) -> None:
-    # Only the fork server and its children pay for what this imports.
+    # imported here, so that only the fork server and its children load papermill
     from lib.runs import executor
 
     executor.work(assignment, pipe)

@@ -1,4 +1,4 @@
-"""Runs: one notebook, one process; its state is the exit of that process, never what the notebook says of itself."""
+"""Runs: one notebook, one process. How a run has ended is what that process exits with, not what the notebook says."""
 
 import logging
 import os
@@ -29,13 +29,13 @@ Notify = Callable[["Run"], None]
 STOP_SECONDS = 30
 TIMEOUT_SECONDS = 5
 REPORT_SECONDS = 120
-"""How long the report of a run may take to be drawn; outputs can be made so that it takes for ever."""
+"""How long rendering a run's report may take; a notebook's outputs can be such that it would never end."""
 POLL_SECONDS = 0.2
 
 
 @dataclass
 class Run:
-    """One attempt of a job: a row of `ops.job_runs`; `cell`, `cells` and `where` follow the notebook as it runs."""
+    """One attempt of a job, a row of `ops.job_runs`; `cell`, `cells` and `where` say how far the notebook is."""
 
     job: Job
     run_date: date
@@ -53,7 +53,7 @@ class Run:
     cells: int = 0
     where: str = "the start of the kernel"
     over: int | None = None
-    """The exit code that its process is going to have, once the last cell is over and the report is being drawn."""
+    """Once the last cell is over: the exit code that the process will have when it has rendered the report."""
 
     def __post_init__(self) -> None:
         self.run_id = self.run_id or new_id(self.job.short_name)
@@ -75,11 +75,11 @@ class Run:
 
     @property
     def timeout(self) -> timedelta:
-        """When it is killed; the minutes that a saver is asked to run come on top of the notebook's own."""
+        """After how long it is killed: the job's timeout, and the minutes that a saver is asked to run."""
         return self.job.timeout + timedelta(minutes=self.parameters.get("run_minutes", 0))
 
     def finish(self, status: Status, error: str | None = None) -> None:
-        """Set how it ended."""
+        """Set how and when it has ended."""
         self.status, self.error, self.finished_at = status, error, datetime.now(UTC)
 
 
@@ -89,10 +89,10 @@ def new_id(label: str) -> str:
 
 
 def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None:
-    """Execute a run's notebook in a process of its own, and set its status, error, numbers and `finished_at`.
+    """Execute a run's notebook in a process of its own, and set the run's status, error, numbers and `finished_at`.
 
-    When `stop` is set or the time is over, the notebook is interrupted and has a moment to end by itself (a saver
-    commits and goes on to its receipt); then everything that belongs to the run is killed.
+    When `stop` is set or the time is over, the notebook is interrupted and has a moment to end by itself (a saver commits
+    and goes on to its receipt). At the end, everything that belongs to the run is killed.
     """
     run.notebook.parent.mkdir(parents=True, exist_ok=True)
     latest = settings().runs_dir / "latest" / f"{run.job.name}.html"
@@ -122,9 +122,9 @@ def execute(run: Run, *, stop: Event, notify: Notify = lambda run: None) -> None
 def _follow(
     run: Run, process: ForkServerProcess, pipe: Connection, stop: Event, notify: Notify
 ) -> tuple[int, str | None]:
-    """Take in what the process sends until it is over; returns its exit code, and why we ended it, if we did.
+    """Follow the process until it has ended; return its exit code, and why it was told to end, if it was.
 
-    Once the cells are over the run has ended as it has, whatever becomes of its report.
+    Once the cells are over, the exit code is known: a report that fails or takes too long doesn't change it.
     """
     deadline = time.monotonic() + run.timeout.total_seconds()
     ended_by: str | None = None
@@ -150,7 +150,7 @@ def _follow(
 
 
 def _take_in(run: Run, pipe: Connection, notify: Notify) -> bool:
-    """Apply the messages that are there; False when the sender is gone."""
+    """Apply the messages that have arrived; False when the sender is gone."""
     try:
         while pipe.poll():
             match pipe.recv():

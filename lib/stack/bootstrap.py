@@ -4,7 +4,7 @@
 Every check comes before the first download; a failure is one clear line and exit code 1.
 """
 
-from __future__ import annotations  # an older Python has to get as far as the message that it is too old
+from __future__ import annotations  # so that an older Python gets as far as saying that it is too old
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
     values = {}
     env_file = Path(os.environ.get("GM_ENV_FILE") or ROOT / ".env")
     if env_file.is_file():
-        # what isn't UTF-8 the settings refuse
+        # bytes that aren't UTF-8 are for the settings to refuse
         for line in env_file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
             name, equals, value = line.strip().partition("=")
             if equals and name.startswith("GM_"):
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 
 
 def taken_ports() -> list[tuple[str, int]]:
-    """The settings and numbers of the ports of embedded parts and our own programs that somebody else listens on."""
+    """Those ports of embedded parts and our own programs that another program listens on: setting and number of each."""
     env = environment()
     embedded = env.get("GM_EMBEDDED", ",".join(PORTS)).split(",")
     ours = {"metrics", *(part.strip() for part in embedded)}
@@ -76,9 +76,9 @@ def taken_ports() -> list[tuple[str, int]]:
 
 
 def main() -> None:
-    """Check the machine, then set the clone up; with `--ports` the ports are checked before a first set-up.
+    """Check the machine, then set the clone up; with `--ports`, a first set-up begins with checking the ports.
 
-    Later it is the stack itself that checks them, since it knows which ones are its own.
+    Later the stack checks them itself, since then some may be in use by its own programs.
     """
     java = find_java()
     check_machine(java)
@@ -123,7 +123,7 @@ def check_machine(java: str) -> None:
 
 
 def port_message(taken: list[tuple[str, int]]) -> str:
-    """All taken ports in one line, with the lines for `.env` that move ours."""
+    """A message that names all taken ports, with the lines for `.env` that move ours."""
     moved = "  ".join(f"{name}={port + 10000 if port < 50000 else port - 10000}" for name, port in taken)
     numbers = ", ".join(str(port) for _, port in taken)
     return f"in use by another program: port {numbers}. Free them, or move ours with these lines in .env:  {moved}"
@@ -152,19 +152,19 @@ def write_env() -> None:
 
 
 def stamp() -> str:
-    """What set-up depends on, as one digest: the lists of what is installed, and where the clone stands."""
+    """A digest of what set-up depends on: the lists of what is installed, and the folder of the clone."""
     lists = [ROOT / name for name in ("pyproject.toml", "uv.lock", "jars.xml")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in lists) + str(ROOT).encode()).hexdigest()
 
 
 def is_ready() -> bool:
-    """Whether the last finished set-up was for these very lists, here."""
+    """Whether the last finished set-up was for the same lists and folder."""
     ready = TOOLS / "ready"
     return ready.exists() and ready.read_text() == stamp() and (ROOT / ".venv" / "bin" / "python").exists()
 
 
 def install(java: str) -> None:
-    """Bring Python packages, jars, PostgreSQL and the git filter; about two minutes when nothing is cached."""
+    """Install Python packages, jars, PostgreSQL and the git filter; about two minutes when nothing is cached."""
     started = time.monotonic()
     TOOLS.mkdir(exist_ok=True)
     uv = TOOLS / "uv"
@@ -174,7 +174,7 @@ def install(java: str) -> None:
             run([sys.executable, "-m", "venv", str(uv)])
             run([str(uv / "bin" / "python"), "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"])
         step("Python packages, from uv.lock")
-        # compiled now, not in every kernel: the environment may forbid Python to write byte code later
+        # compiled now, and not in each kernel: later the environment may forbid Python to write byte code
         env = os.environ | {"UV_PROJECT_ENVIRONMENT": ".venv", "UV_COMPILE_BYTECODE": "1"}
         env.pop("VIRTUAL_ENV", None)
         run(
@@ -192,7 +192,7 @@ def install(java: str) -> None:
 
 
 def resolve_jars(java: str) -> None:
-    """Fetch what `jars.xml` lists with pyspark's own Ivy, and unpack PostgreSQL, unless that very list is here."""
+    """Fetch what `jars.xml` lists with pyspark's own Ivy, and unpack PostgreSQL, unless that was done for the same list."""
     listed = hashlib.sha256((ROOT / "jars.xml").read_bytes()).hexdigest()
     resolved = TOOLS / "jars.sha256"
     if resolved.exists() and resolved.read_text() == listed:
@@ -211,7 +211,7 @@ def resolve_jars(java: str) -> None:
 
 
 def set_git_filter() -> None:
-    """Let git strip the outputs of notebooks as they are added; nothing to do outside a git checkout."""
+    """Let git strip the outputs of notebooks when they are added; outside a git checkout there is nothing to do."""
     if (ROOT / ".git").exists() and shutil.which("git"):
         filters = {"clean": ".venv/bin/nbstripout", "smudge": "cat"}
         for name, value in filters.items():

@@ -32,7 +32,7 @@ TABLES = {
 
 
 class DemoError(Exception):
-    """A phase didn't do what it should have; the message says which and what to look at."""
+    """A phase of the demo failed; the message says which, and where to look."""
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def _is_done(history: Path) -> bool:
 
 
 def _send_history(history: Path) -> None:
-    """Send the history; a second try after an interruption sends the same events, so that none is there twice."""
+    """Send the history; after an interruption the same events are sent again, so that none is stored twice."""
     if history.exists():
         start = json.loads(history.read_text())["start"]
     else:
@@ -129,7 +129,7 @@ def _lags() -> dict[str, int]:
 
 
 def _show_receipts(config: Settings) -> None:
-    """Print where each message went, and fail when one is unaccounted for."""
+    """Print what became of each topic's messages, and fail when one isn't accounted for."""
     query = (
         "select source_table, sum(rows_in), sum(rows_written), sum(duplicates), sum(dead_letters)"
         " from ops.ingest_batches group by source_table order by source_table"
@@ -149,7 +149,7 @@ def _show_receipts(config: Settings) -> None:
 
 
 def _show_tables(config: Settings) -> None:
-    """Print the rows of every table, with closed versions; fail when one is empty."""
+    """Print how many rows and closed versions each table has, and fail when one is empty."""
     print(f"\n{'table':34}{'rows':>12}")
     empty = []
     for database, tables in TABLES.items():

@@ -1,4 +1,4 @@
-"""The local stack under its process manager: up, down, status."""
+"""The local stack under its process manager: starting, stopping, and asking how it is."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class StackError(Exception):
 def up(config: Settings, programs: Iterable[str] = ()) -> None:
     """Start the embedded parts and the named programs, wait until each answers, and bring the schemas up to date.
 
-    Harmless when all of it runs. When a part doesn't come up, what this call started is stopped again.
+    What runs already is left alone. When a part doesn't come up, what this call started is stopped again.
     """
     if not _is_managed(config):
         _sweep(config)
@@ -64,7 +64,7 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
 
 
 def down(config: Settings) -> None:
-    """Stop every program and the process manager; nothing of the stack is left running, and the data stays."""
+    """Stop every program and the process manager, so that nothing of the stack is left running; the data stays."""
     if _is_managed(config):
         stop(config, [*reversed(LIVE), *reversed(parts.embedded(config))])
         with _manager(config) as manager:
@@ -75,7 +75,7 @@ def down(config: Settings) -> None:
 
 
 def start(config: Settings, programs: Iterable[str]) -> None:
-    """Start the named programs of a running stack, without waiting until they answer; harmless for those that run."""
+    """Start those of the named programs that don't run, without waiting until they answer; the stack has to be up."""
     with _manager(config) as manager:
         for name in programs:
             try:
@@ -86,7 +86,7 @@ def start(config: Settings, programs: Iterable[str]) -> None:
 
 
 def stop(config: Settings, programs: Iterable[str]) -> None:
-    """Stop the named programs of a running stack, one after the other; harmless for those that don't run."""
+    """Stop those of the named programs that run, one after the other; the stack has to be up."""
     with _manager(config) as manager:
         for name in programs:
             try:
@@ -193,8 +193,8 @@ def ensure_topics(config: Settings) -> None:
 
 
 def _spark_answers(address: SecretStr) -> None:
-    """Run one query in a process of its own, which can be given up: a client of a dead server retries for minutes."""
-    # by stdin: anybody may read a command line
+    """Run one query in a process of its own, which can be killed: a client of a dead server would retry for minutes."""
+    # the address, with its token, goes by stdin, since anybody can read a command line
     query = (
         "import sys; from pydantic import SecretStr; from lib.spark import connect;"
         " assert connect(SecretStr(sys.stdin.read())).range(3).count() == 3"
@@ -218,14 +218,14 @@ def _spark_answers(address: SecretStr) -> None:
 
 
 def _socket(config: Settings) -> Path:
-    """The manager's socket: in the system's folder for temporary files, since a socket's path has at most 100 bytes."""
+    """The manager's socket, in the system's temporary folder, since a socket's path has at most about 100 bytes."""
     digest = hashlib.sha256(str(config.data_dir).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"globalmart-{os.getuid()}-{digest}.sock"
 
 
 @contextmanager
 def _manager(config: Settings) -> Iterator[Any]:
-    """The process manager's own commands (`supervisor`), over its socket."""
+    """The process manager's XML-RPC commands, over its socket."""
     transport = SupervisorTransport(serverurl=f"unix://{_socket(config)}")
     with xmlrpc.client.ServerProxy("http://localhost", transport) as manager:
         yield manager.supervisor
@@ -241,7 +241,7 @@ def _is_managed(config: Settings) -> bool:
 
 
 def _start_manager(config: Settings) -> bool:
-    """Start the process manager if it isn't up; True when this call did."""
+    """Start the process manager if it isn't up; True when this call has started it."""
     if _is_managed(config):
         return False
     variables = {
@@ -258,7 +258,7 @@ def _start_manager(config: Settings) -> bool:
 
 
 def _other_settings(config: Settings) -> list[str]:
-    """The variables of this process's environment that the programs of the running stack have otherwise."""
+    """The settings in this process's environment for which the running stack's programs have another value."""
     with _manager(config) as manager:
         manager_process = _process(manager.getPID())
     theirs = manager_process.environ() if manager_process else {}
@@ -275,7 +275,7 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def _sweep(config: Settings) -> None:
-    """Stop what a killed process manager left behind: every process that carries this stack's mark."""
+    """Stop what a killed process manager has left: every process with this stack's `GM_STACK` in its environment."""
     left = []
     for process in psutil.process_iter():
         try:
@@ -286,7 +286,7 @@ def _sweep(config: Settings) -> None:
             left.append(process)
     for process in left:
         try:
-            # PostgreSQL's fast shutdown; SIGTERM would wait for its clients
+            # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait until its clients are gone
             process.send_signal(2 if process.name() == "postgres" else 15)
         except psutil.NoSuchProcess:
             continue
@@ -299,7 +299,7 @@ def _sweep(config: Settings) -> None:
     psutil.wait_procs(alive, timeout=10)
 
 
-# --- what make calls
+# --- the commands that make calls
 
 
 def main() -> None:

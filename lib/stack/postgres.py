@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL servers: where they live, how they start, their roles and databases."""
+"""The embedded PostgreSQL servers: their folders, command lines, roles and databases."""
 
 import hashlib
 import io
@@ -34,12 +34,12 @@ TUNING = {
 
 
 def owner() -> str | None:
-    """The user that runs the servers: `nobody` when we are root, which PostgreSQL refuses; else ourselves (None)."""
+    """The user that runs the servers: `nobody` when we are root, since PostgreSQL refuses root; None for our own user."""
     return "nobody" if os.geteuid() == 0 else None
 
 
 def _reachable(folder: Path) -> Path:
-    """`folder`, or a stand-in below `/var/tmp` when the servers' user can't get through to it (a root's home)."""
+    """`folder`, or one below `/var/tmp` instead, when the servers' user can't reach it, as in root's home."""
     if owner() is None or all(parent.stat().st_mode & 0o001 for parent in [ROOT, *folder.parents] if parent.exists()):
         return folder
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
@@ -112,7 +112,7 @@ def drop_privileges() -> None:
 
 
 def ensure_database(settings: Settings, database: str) -> None:
-    """Make the login role of the jobs and the database, with the passwords of `.env`; harmless when they exist."""
+    """Create the jobs' login role and the database where they don't exist, and set the role's password to that of `.env`."""
     password = getattr(settings, f"{database}_password").get_secret_value()
     connection = servers.connect(settings.address(database, admin=True), timeout=5, dbname="postgres")
     try:

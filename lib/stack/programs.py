@@ -27,10 +27,10 @@ KAFKA = {
     "transaction.state.log.min.isr": "1",
     "auto.create.topics.enable": "false",
     "log.retention.hours": str(7 * 24),
-    # a producer's own idea of the time would decide what retention removes, and may be one that no reader can take
+    # a time that a producer sets may be so old that retention removes the message at once, or beyond what Spark can read
     "log.message.timestamp.type": "LogAppendTime",
     "group.initial.rebalance.delay.ms": "0",
-    # after a crash the only broker waits until its own former session has ended: 9 s by default
+    # after a crash the broker has to wait until its former session has ended, 9 s by default
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
 }
@@ -52,7 +52,7 @@ SPARK = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
-    # the default forks a process for each file of a checkpoint, twice a micro-batch
+    # the default would fork a process for each of a checkpoint's files, of which a micro-batch has two
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
@@ -63,34 +63,35 @@ SPARK = {
 
 SPARK_LAYER = {
     "speed": {
-        # on two cores, less work than the default collector makes of many small micro-batches, and than the second compiler
-        # makes of code whose work is mostly Python's and PostgreSQL's (docs/performance.md)
+        # On two cores, the default garbage collector and the second compiler take more CPU time than they save: micro-batches
+        # are many and small, and most of the work is Python's and PostgreSQL's (docs/performance.md).
         "spark.driver.extraJavaOptions": f"{JAVA} -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
         "spark.python.daemon.module": "lib.ingest.worker",
-        # over TCP a task's first message waits 40 ms for the acknowledgement of the little that was sent before it
+        # over TCP, a task's first data waits 40 ms for the acknowledgement of the few bytes before it
         "spark.python.unix.domain.socket.enabled": "true",
-        # of huge messages a task holds so much twice
+        # a task holds this much of huge messages twice
         "spark.sql.execution.arrow.maxBytesPerBatch": "4m",
-        # a task that runs out of memory fails, as others do, instead of ending the server with all that runs in it
+        # a task that runs out of memory fails like any other, instead of ending the whole server
         "spark.executor.killOnFatalError.depth": "0",
     },
-    # Spark keeps 100 generated classes; with more, the first cycles compiled less (docs/performance.md)
+    # by default Spark keeps 100 generated classes; with more room the first cycles compile less (docs/performance.md)
     "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
 }
-"""Settings of one of the two servers."""
+"""Settings that only one of the two servers has."""
 
 
 def prepare(config: Settings) -> None:
-    """Make the folders and first contents that the embedded parts need; harmless when they exist."""
+    """Make the folders and first contents that embedded parts need, where they don't exist."""
     (config.data_dir / "logs").mkdir(parents=True, exist_ok=True)
     for database in ("realtime", "warehouse"):
         if database in config.parts:
             postgres.initialise(config, database)
     if "kafka" in config.parts:
-        _prepare_kafka(config)
+        prepare_kafka(config)
 
 
-def _prepare_kafka(config: Settings) -> None:
+def prepare_kafka(config: Settings) -> None:
+    """Write the broker's settings, and format its folder the first time."""
     folder = config.data_dir / "kafka"
     folder.mkdir(exist_ok=True)
     listeners = f"PLAINTEXT://127.0.0.1:{config.kafka_port},CONTROLLER://127.0.0.1:{config.kafka_controller_port}"
@@ -117,11 +118,12 @@ def _kafka_java(config: Settings) -> list[str]:
     return [_java(), "-Xmx512m", "-Xms128m", log, "-cp", f"{config.jars_dir}/kafka/*"]
 
 
-def _kafka(config: Settings) -> list[str]:
+def kafka_command(config: Settings) -> list[str]:
+    """The command line of the broker."""
     return [*_kafka_java(config), "kafka.Kafka", str(config.data_dir / "kafka" / "server.properties")]
 
 
-def _spark(config: Settings, layer: str) -> list[str]:
+def _spark_command(config: Settings, layer: str) -> list[str]:
     folder = config.data_dir / f"spark-{layer}"
     (folder / "local").mkdir(parents=True, exist_ok=True)
     options = (
@@ -150,7 +152,7 @@ def _spark(config: Settings, layer: str) -> list[str]:
 
 
 def _write_passwords(config: Settings) -> Path:
-    """Write the file in which PostgreSQL's drivers look for passwords (`PGPASSFILE`): of each server, for any database."""
+    """Write the file in which PostgreSQL's drivers look for passwords (`PGPASSFILE`): a line per server, for any database."""
     path = config.data_dir / "pgpass"
     lines = []
     for database in ("realtime", "warehouse"):
@@ -165,10 +167,10 @@ def _write_passwords(config: Settings) -> Path:
 
 
 def _launch(*arguments: str) -> list[str]:
-    """What `spark-submit` would run, from Spark's own launcher, but without SPARK_HOME in the server's environment.
+    """The command that `spark-submit` would run, by Spark's own launcher, but without SPARK_HOME in its environment.
 
-    With it, a Python worker imports pyspark from a zip and compiles it each time: twice the work, and the server gives
-    the worker of a streaming query ten seconds.
+    With SPARK_HOME, a Python worker imports pyspark from a zip and compiles it each time. That doubles the work, and the
+    worker of a streaming query has to start within ten seconds.
     """
     home = _spark_home()
     launcher = [_java(), "-Xmx128m", "-cp", f"{home}/jars/*", "org.apache.spark.launcher.Main", *arguments]
@@ -189,22 +191,22 @@ def _python(*arguments: str) -> Callable[[Settings], list[str]]:
 
 
 PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
-    "kafka": ("kafka", _kafka),
+    "kafka": ("kafka", kafka_command),
     "realtime": ("realtime", lambda config: postgres.command(config, "realtime")),
     "warehouse": ("warehouse", lambda config: postgres.command(config, "warehouse")),
-    "spark-speed": ("spark", lambda config: _spark(config, "speed")),
-    "spark-batch": ("spark", lambda config: _spark(config, "batch")),
+    "spark-speed": ("spark", lambda config: _spark_command(config, "speed")),
+    "spark-batch": ("spark", lambda config: _spark_command(config, "batch")),
     "savers": ("", _python(str(ROOT / "schedule.py"), "start", "--no-cron")),
     "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
     "metrics": ("", _python("-m", "lib.ledger.metrics")),
     "watch": ("spark", _python("-m", "lib.stack.watch")),
 }
-"""Each program: the part of `GM_EMBEDDED` that it belongs to (none: it is ours in any case), and its command."""
+"""Of each program, the part of `GM_EMBEDDED` that it belongs to (empty for our own programs), and its command line."""
 
 
 NICENESS = {"spark-batch": 5, "warehouse": 5, "scheduler": 5}
-"""On the same cores, an event that waits for its row goes before a report that takes a minute anyway."""
+"""What is for batch jobs runs at a lower priority: on the same cores, savers come before reports."""
 
 
 def embedded(config: Settings) -> list[str]:

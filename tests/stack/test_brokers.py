@@ -34,14 +34,14 @@ def elsewhere(stack: Settings, tmp_path: Path) -> Iterator[str]:
     config = stack.model_copy(
         update={"data_dir": tmp_path, "kafka_port": int(port), "kafka_controller_port": int(controller)}
     )
-    programs._prepare_kafka(config)
+    programs.prepare_kafka(config)
     properties = tmp_path / "kafka" / "server.properties"
     text = properties.read_text()
     for host in ("127.0.0.1", "localhost"):
         text = text.replace(f"PLAINTEXT://{host}:{port}", f"PLAINTEXT://[::1]:{port}")
     properties.write_text(text)
     with (tmp_path / "kafka.log").open("w") as log:
-        process = subprocess.Popen(programs._kafka(config), stdout=log, stderr=log)
+        process = subprocess.Popen(programs.kafka_command(config), stdout=log, stderr=log)
     try:
         address = f"[::1]:{port}"
         waiting = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.1), retry=retry_if_exception_type(OSError))

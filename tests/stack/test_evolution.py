@@ -189,7 +189,7 @@ def test_a_reader_keeps_a_field_from_its_column_but_not_from_being_stored(
     reader.rollback()
     send(saver, cart("c", gift=False), cart("d", note="new"))  # so soon only the new one is tried
     assert added(saver) == {"note": "text"}
-    evolution._waiting.clear()
+    evolution.postponed.clear()
     send(saver, cart("e", gift=False))
     assert added(saver) == {"note": "text", "gift": "boolean"}
     found = rows(saver, f"select gift, note, extra from {VIEW} order by kafka_offset")
@@ -264,7 +264,7 @@ def test_a_duplicate_is_compared_wherever_a_field_is_kept(saver: Connection, rea
     rows(reader, f"select count(*) from {TABLE}")
     send(saver, cart("a", gift=True, more=[1]))
     reader.rollback()
-    evolution._waiting.clear()
+    evolution.postponed.clear()
     again = messages(cart("a", gift=True, more=[1]), cart("a", gift=False, more=[1]), cart("a", gift=True), start=1)
     receipt = write(saver, CART_EVENTS, again, next_run(saver), 0)
     assert receipt

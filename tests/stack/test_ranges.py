@@ -478,7 +478,7 @@ def test_a_merge_that_fails_is_logged_and_the_cycle_goes_on(
     config: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(config, "realtime_dsn", stored.renamed(config, "realtime_nowhere")["realtime_dsn"])
-    cycle._merge_ledger(NEVER)
+    cycle.merge_ledger(NEVER)
     (record,) = caplog.records
     assert "the ledger wasn't merged; the next cycle tries again: " in record.message
     assert '"realtime_nowhere" does not exist' in record.message

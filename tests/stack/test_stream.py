@@ -33,9 +33,9 @@ def as_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings(), "run_id", "a run of the scheduler")
 
 
-def abandoned(world: World, session: SparkSession) -> stream._Query:
+def abandoned(world: World, session: SparkSession) -> stream.Query:
     """The query of a run whose notebook has died: it goes on, and nobody follows it."""
-    run = stream._Run(session, world.contract, BRISK, 1000, 1000, lambda progress: None)
+    run = stream.SaverRun(session, world.contract, BRISK, 1000, 1000, lambda progress: None)
     run.register()
     run.start(1000)
     return run.queries[0]
@@ -43,8 +43,8 @@ def abandoned(world: World, session: SparkSession) -> stream._Query:
 
 def resume(world: World, checkpoint: Path) -> StreamingQuery:
     """A query on a checkpoint that another one has left, as if checkpoints had a say."""
-    frame = stream._messages(world.session.readStream, world.contract, startingOffsets="earliest")
-    writer = stream._written(frame, world.contract, sink.Writer(world.epoch() + 1, "resumed"))
+    frame = stream.read_topic(world.session.readStream, world.contract, startingOffsets="earliest")
+    writer = stream.write_in_worker(frame, world.contract, sink.Writer(world.epoch() + 1, "resumed"))
     writer = writer.option("checkpointLocation", str(checkpoint)).options(**stream.ASYNCHRONOUS)
     return writer.trigger(processingTime=BRISK).start()
 

@@ -57,7 +57,7 @@ def breaking(where: str, error: Exception, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(*STEPS[where], broken)
 
 
-STEPS = {"decode": (storing, "decode_batch"), "grow": (evolution, "grow"), "write": (storing, "_insert")}
+STEPS = {"decode": (storing, "decode_batch"), "grow": (evolution, "grow"), "write": (storing, "insert_events")}
 HOLD: dict[str, Callable[[Sequence[Any]], bytes]] = {
     "decode": lambda arguments: b"".join(filter(None, arguments[1])),
     "grow": lambda arguments: repr([event.values for event in arguments[2]]).encode(),

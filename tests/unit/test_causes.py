@@ -88,9 +88,9 @@ TASK = (
     ],
 )  # fmt: skip
 def test_a_failed_cell_is_told_by_its_cause(name: str, text: str, line: str) -> None:
-    assert causes.told(name, text) == line
+    assert causes.brief(name, text) == line
 
 
 def test_what_is_told_is_one_line_of_a_few_hundred_characters() -> None:
-    told = causes.told("ValueError", "a" * 10_000 + "\nb")
-    assert (len(told), told.isprintable()) == (causes.LONGEST, True)
+    line = causes.brief("ValueError", "a" * 10_000 + "\nb")
+    assert (len(line), line.isprintable()) == (causes.LONGEST, True)

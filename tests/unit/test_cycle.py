@@ -47,7 +47,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setattr(attempt, "refresh_gallery", lambda *_: None)
     monkeypatch.setattr(attempt, "execute", lambda run, **_: run.finish("done"))
     monkeypatch.setattr(attempt, "RECORD_SECONDS", 0)
-    monkeypatch.setattr(attempt, "_owed", {})
+    monkeypatch.setattr(attempt, "unrecorded", {})
     return there
 
 
@@ -59,7 +59,7 @@ def job(name: str, *reads: str) -> Job:
 
 def run(*jobs: Job, **more: Any) -> dict[str, str]:
     notify = more.get("notify", lambda run: None)
-    runs = cycle._run_in_order(
+    runs = cycle.run_in_order(
         jobs,
         lambda one: attempt.run_job(one, run_date=DAY, cycle_id=AT.cycle_id, cut_id=1, stop=Event(), notify=notify),
         2,
@@ -91,7 +91,7 @@ def test_an_end_that_could_not_be_recorded_is_recorded_with_one_of_the_next_runs
     rows.planned = {}
     run(job("b"))
     assert rows.rows["a"] == ("failed", "done, but that couldn't be recorded: OperationalError: away")
-    assert attempt._owed == {}
+    assert attempt.unrecorded == {}
 
 
 def test_a_run_that_can_not_be_followed_is_killed_and_the_others_go_on(
@@ -125,7 +125,7 @@ def test_what_a_job_raises_instead_of_a_run_is_one_that_failed(rows: Registry) -
             raise psycopg2.OperationalError("away")
         return attempt.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
 
-    runs = cycle._run_in_order([job("a"), job("b"), job("c", "a")], run_one, 2, Event(), lambda run: None, cycle=AT)
+    runs = cycle.run_in_order([job("a"), job("b"), job("c", "a")], run_one, 2, Event(), lambda run: None, cycle=AT)
     assert {each.job.name: each.status for each in runs} == {"a": "failed", "b": "done", "c": "skipped"}
     assert rows.rows["a"] == ("failed", "OperationalError: away")
 
@@ -147,7 +147,7 @@ def test_jobs_that_hang_and_that_nobody_waits_for_keep_no_fact_from_being_loaded
     hanging = [job(f"hangs {number}") for number in range(4)]
     # `report` has something to wait for itself, so that the mart isn't the last that counts
     line = [job("dimension"), job("fact", "dimension"), job("mart", "fact"), job("report", "mart")]
-    runs = cycle._run_in_order([*hanging, *line], run_one, parallel, Event(), lambda run: None, cycle=AT)
+    runs = cycle.run_in_order([*hanging, *line], run_one, parallel, Event(), lambda run: None, cycle=AT)
     assert {each.status for each in runs} == {"done"}
     assert len(runs) == 8
 
@@ -160,7 +160,7 @@ def test_what_is_ready_but_has_not_begun_is_skipped_by_a_stop(rows: Registry) ->
         stop.set()
         return attempt.run_job(one, run_date=DAY, stop=Event(), notify=lambda run: None)
 
-    runs = cycle._run_in_order([job(name) for name in "abcd"], run_one, 1, stop, lambda run: None, cycle=AT)
+    runs = cycle.run_in_order([job(name) for name in "abcd"], run_one, 1, stop, lambda run: None, cycle=AT)
     assert begun == ["a"]
     ended = {each.job.name: (each.status, each.error) for each in runs}
     assert ended == {"a": ("done", None)} | dict.fromkeys("bcd", ("skipped", "stopped"))

@@ -15,12 +15,12 @@ from lib.settings import ROOT, Settings
 
 def test_buckets_count_everything_up_to_their_bound() -> None:
     counts = Counter({0.1: 2, 0.5: 3, float("inf"): 1})
-    assert metrics._cumulative(counts, (0.1, 0.2, 0.5)) == [("0.1", 2), ("0.2", 2), ("0.5", 5), ("+Inf", 6)]
+    assert metrics.cumulative(counts, (0.1, 0.2, 0.5)) == [("0.1", 2), ("0.2", 2), ("0.5", 5), ("+Inf", 6)]
 
 
 @given(st.dictionaries(st.sampled_from([0.1, 0.3, 7.0, float("inf")]), st.integers(0, 9)))
 def test_buckets_never_fall_and_end_with_all_of_it(counts: dict[float, int]) -> None:
-    found = [number for _, number in metrics._cumulative(Counter(counts), (0.1, 0.2, 0.3, 5.0))]
+    found = [number for _, number in metrics.cumulative(Counter(counts), (0.1, 0.2, 0.3, 5.0))]
     assert found == sorted(found)
     assert found[-1] == sum(counts.values())
 
@@ -34,7 +34,7 @@ def test_prometheus_asks_where_the_metrics_are_by_default() -> None:
 def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
     alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-    families = [*metrics._counters({}), *metrics._histograms({}), *metrics._gauges({}, {})]
+    families = [*metrics.counters({}), *metrics.histograms({}), *metrics.gauges({}, {})]
     offered = {"globalmart_up", *(family.name for family in families)}
     for rule in rules:
         asked = {name.removesuffix("_total") for name in re.findall(r"globalmart_\w+", rule["expr"])}
@@ -43,9 +43,7 @@ def test_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
 
 
 def test_every_reason_of_a_dead_letter_is_counted_from_nothing_so_that_the_first_one_is_an_increase() -> None:
-    [dead] = [
-        family for family in metrics._counters({"t": Totals()}) if family.name == "globalmart_ingest_dead_letters"
-    ]
+    [dead] = [family for family in metrics.counters({"t": Totals()}) if family.name == "globalmart_ingest_dead_letters"]
     counted = {sample.labels["reason"]: sample.value for sample in dead.samples}
     assert counted == dict.fromkeys(counted, 0)
     assert {*REASONS, "not_json", "rejected_by_database", "unprocessable"} == counted.keys()

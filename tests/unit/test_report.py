@@ -3,10 +3,13 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import IPython.display
 import nbformat
 import pandas as pd
 import papermill
@@ -18,10 +21,11 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from lib.report import display as report
-from lib.report import render
+from lib.report import render, theme
 from lib.report.gallery import Entry, gallery
 from lib.report.page import duration, write_whole
 from lib.report.sanitize import clean
+from lib.settings import ROOT
 from tests.chromium import CHROMIUM, dump_dom
 
 PLANTED = "<script>document.title='owned'</script>"
@@ -202,9 +206,19 @@ def test_numbers_of_a_table_are_aligned_and_separated(page: BeautifulSoup) -> No
 
 def test_an_empty_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
-    monkeypatch.setattr(report, "_display", shown.append)
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, **_: shown.append(bundle))
     report.table(pd.DataFrame(columns=["reason", "messages"]))
     assert [cell.text for cell in BeautifulSoup(clean(shown[0]["text/html"]), "html.parser").find_all("td")] == ["none"]
+
+
+@pytest.mark.parametrize("first", ["import plotly.express as px", "from lib import report"])
+def test_charts_have_our_colours_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"{first}\nimport plotly.express as px\nfrom lib import report\n"
+        "print(px.line(x=[1], y=[2], color=['a']).data[0].line.color)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == theme.PALETTE[0]
 
 
 @pytest.mark.parametrize("colour", [None, "became"])
@@ -212,7 +226,7 @@ def test_a_chart_without_a_point_says_so_instead_of_showing_axes(
     monkeypatch: pytest.MonkeyPatch, colour: str | None
 ) -> None:
     shown: list[dict[str, Any]] = []
-    monkeypatch.setattr(report, "_display", shown.append)
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, **_: shown.append(bundle))
     frame = pd.DataFrame(columns=["time", "events", "became"])
     report.show(px.bar(frame, x="time", y="events", color=colour, title="What became of 0 messages"))
     (bundle,) = shown
@@ -221,7 +235,7 @@ def test_a_chart_without_a_point_says_so_instead_of_showing_axes(
 
 def test_a_chart_of_zeros_keeps_its_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, Any]] = []
-    monkeypatch.setattr(report, "_display", shown.append)
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, **_: shown.append(bundle))
     report.show(px.bar(pd.DataFrame({"day": [1], "events": [0]}), x="day", y="events"))
     assert shown[0]["application/vnd.plotly.v1+json"]["data"]
 

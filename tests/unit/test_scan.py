@@ -217,5 +217,5 @@ def test_a_file_that_stays_as_it_is_is_read_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(discovery, "SETTLED_NS", -(10**12))
     tiny_notebooks.write(tmp_path / "x.ipynb")
     first = discovery.scan(tmp_path)[0]
-    monkeypatch.setattr(discovery, "_parse", lambda name, path: pytest.fail("read again"))
+    monkeypatch.setattr(cells, "read_cells", lambda path: pytest.fail("read again"))
     assert discovery.scan(tmp_path)[0] == first

@@ -19,7 +19,7 @@ def test_a_broken_notebook_is_named_once_per_change(caplog: pytest.LogCaptureFix
     def say(*problems: Problem) -> list[str]:
         nonlocal known
         caplog.clear()
-        known = scheduler._say_changes(list(problems), known)
+        known = scheduler.say_changes(list(problems), known)
         return [record.getMessage().removeprefix("broken, so not run: ") for record in caplog.records]
 
     first, other = Problem("x", 1, "first"), Problem("y", 0, "other")
@@ -45,7 +45,7 @@ def test_a_saver_whose_notebook_is_none_any_more_is_not_tried_again(
             path.write_text("{") if becomes == "broken" else path.unlink()
         raise scheduler.SaverFailed("planted")
 
-    monkeypatch.setattr(scheduler, "_run_savers", failing)
+    monkeypatch.setattr(scheduler, "run_in_succession", failing)
     monkeypatch.setattr(scheduler, "BACKOFF_SECONDS", 0)
     scheduler.keep_running(saver, Event(), lambda run: None)
     assert len(tries) == 2

@@ -45,14 +45,14 @@ def a_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_backfill(monkeypatch: pytest.MonkeyPatch) -> None:
     job: Any = SimpleNamespace(name="x", short_name=ODD, snapshots="day")
-    terminal.output.print(history._grid(Grid((job,), (NOW.date(),), NOW.date(), frozenset())))
+    terminal.output.print(history.grid_table(Grid((job,), (NOW.date(),), NOW.date(), frozenset())))
 
 
 def a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     from lib.cycles.rebuild import Plan
 
     found = [Comparison("t", 1, 1, 1, [ODD])]
-    history._compare(Plan((), (), ("x",)), found)
+    history.print_comparison(Plan((), (), ("x",)), found)
 
 
 def dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
