@@ -28,14 +28,19 @@ def events(session: SparkSession, load: Reader, name: str, *, open_day: bool, as
     after, upto = load.window.open(table) if rereads else load.window.unread(table)
     bounds = _partitions(table, after, upto) if as_rows else {}
     stored = session.read.options(**bounds).table(f"realtime.public.{name}")
-    batch, day = F.col("ingest_batch_id"), F.col("day")
+    batch, day = F.col("ingest_batch_id"), F.to_date(CONTRACTS[table].time)
     seen = _as_held(session, load, table, stored).where((batch > after) & (batch <= upto))
-    dated = seen.withColumn("day", F.to_date(CONTRACTS[table].time))
-    dated = dated.withColumn("booked", booked_day(load.window, table, batch, day))
-    dated = dated.withColumn("is_new", batch > load.window.unread(table)[0] if rereads else F.lit(True))
     if rereads:
         # of the batches that the first cut of the open day covered, only the events of that very day aren't settled
-        dated = dated.where((batch > load.window.opened(table)) | (day >= F.lit(load.window.settled_before)))
+        seen = seen.where((batch > load.window.opened(table)) | (day >= F.lit(load.window.settled_before)))
+    # each column from the stored ones alone: PostgreSQL can't group by what Spark has computed before
+    dated = seen.withColumns(
+        {
+            "day": day,
+            "booked": booked_day(load.window, table, batch, day),
+            "is_new": batch > load.window.unread(table)[0] if rereads else F.lit(True),
+        }
+    )
     return dated.coalesce(1) if as_rows and not bounds else dated
 
 

@@ -18,6 +18,9 @@ from lib.ledger.cuts import Cut
 from lib.settings import ROOT
 from lib.warehouse.load import Load
 
+pytestmark = pytest.mark.filterwarnings("ignore:WARN WindowExpression")
+"""Spark warns of windows over all rows, which quintiles take."""
+
 JOBS = [job for job in discovery.discover(ROOT / "notebooks") if job.schedule == "batch"]
 NAMES = [job.name for job in JOBS]
 
