@@ -44,7 +44,7 @@ def batch() -> SparkSession:
     what is committed of them; it can't write there.
     """
     session = connect(settings().spark_batch)
-    session.conf._set_all(_catalogs(), silent=False)  # in one request
+    session.conf._set_all(catalogs(), silent=False)  # in one request
     return session
 
 
@@ -64,7 +64,7 @@ def jdbc(database: str, *properties: str) -> dict[str, str]:
     }
 
 
-def _catalogs() -> dict[str, str]:
+def catalogs() -> dict[str, str]:
     """Settings that make both databases catalogs of a session; per session, since a rebuild has a warehouse of its own."""
     found = {"spark.sql.optimizer.datasourceV2JoinPushdown": "true"}
     for database in ("realtime", "warehouse"):

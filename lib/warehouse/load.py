@@ -78,7 +78,7 @@ class Load:
             When the table has rows by batch, and no job that reads one realtime table writes it.
         """
         frame = self.session.table(f"warehouse.public.{name}")
-        if "ingest_batch_id" not in frame.columns:
+        if name not in self._by_batch:
             return frame
         return frame.where(F.col("ingest_batch_id") <= self.cut.batches[self._source(f"warehouse.{name}")])
 
@@ -103,6 +103,11 @@ class Load:
     def staged(self, table: str) -> DataFrame:
         """A staging table of this load as a frame."""
         return self.session.table(f"warehouse.staging.{table}")
+
+    @cached_property
+    def _by_batch(self) -> set[str]:
+        """The tables of the warehouse whose rows say in which batch of the realtime database they came."""
+        return set(self.query(_BY_BATCH)["relname"])
 
     def _source(self, table: str) -> str:
         """The realtime table that the job reads which writes a fact."""
@@ -243,6 +248,11 @@ class Load:
         self.connection.close()
         spark.close(self.session)
 
+
+_BY_BATCH = """
+select relname from pg_class join pg_attribute on attrelid = pg_class.oid
+where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and attname = 'ingest_batch_id'
+"""
 
 _COLUMNS = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
 

@@ -9,9 +9,9 @@ import nbformat
 import pytest
 import stored
 from line import Line
+from pushed import push_nothing
 from pyspark.sql import DataFrame
 
-from lib import spark
 from lib.jobs import discovery
 from lib.ledger import cuts
 from lib.ledger.cuts import Cut
@@ -81,10 +81,7 @@ def compute(job: str, monkeypatch: pytest.MonkeyPatch, since: Cut | None, *, pus
         patch.setattr(cuts, "watermark", watermark)
         patch.setattr(Load, "stage", stage)
         if not pushed:
-            patch.setattr(spark, "PUSHED", ())
-            catalogs = spark._catalogs
-            off = {f"spark.sql.catalog.{name}.pushDownPredicate": "false" for name in ("realtime", "warehouse")}
-            patch.setattr(spark, "_catalogs", lambda: catalogs() | off)
+            push_nothing(patch)
         namespace: dict[str, Any] = {"cut": 0, "run_date": "", "publish": False}
         try:
             for cell in nbformat.read(ROOT / "notebooks" / f"{job}.ipynb", 4).cells:

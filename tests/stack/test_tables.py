@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 import stored
 from line import Line
+from pushed import push_nothing
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -108,7 +109,7 @@ def test_an_exact_sum_is_that_of_postgresql_also_where_spark_would_refuse_it(
             f" union all values ('few', {amount}.01), ('few', 99999999.99), ('none', null)"
         )
     if not pushed:
-        monkeypatch.setattr(spark, "PUSHED", ())
+        push_nothing(monkeypatch)
     session = spark.batch()
     try:
         frame = session.table("warehouse.public.test_sums").groupBy("name").agg(exact_sum("amount").alias("total"))
