@@ -1,5 +1,5 @@
 -- the lines of orders as a table, for Spark: PostgreSQL takes them apart and gives the declared fields their types
--- whatever else a line holds, however large or deep, isn't read; Spark's JSON reader would drop all lines of the order for it
+-- whatever else a line holds, however large or deep, isn't read; Spark's JSON reader would drop all lines for it
 create view order_lines as
 select
     orders.transaction_id,
@@ -11,7 +11,9 @@ select
     line.value ->> 'category' as category,
     (line.value ->> 'quantity')::integer as quantity,
     (line.value ->> 'price')::numeric(18, 4) as unit_price,
-    round((line.value ->> 'quantity')::integer * (line.value ->> 'price')::numeric(18, 4), 2)::numeric(18, 2) as total_amount,
+    round((line.value ->> 'quantity')::integer * (line.value ->> 'price')::numeric(18, 4), 2)::numeric(
+        18, 2
+    ) as total_amount,
     orders.ingest_batch_id
 from transactions as orders
 cross join lateral jsonb_array_elements(orders.products) with ordinality as line (value, number);

@@ -5,16 +5,16 @@
 select date_id from fact_sales
 where ingest_batch_id > :after
 union
-select date_id from fact_sales
-where product_id_pk in (
-    select product_id_pk from dim_products where changed_by_cut > :cut_id and first_booked_date >= :run_date
-);
+select f.date_id
+from fact_sales as f
+inner join dim_products as p on f.product_id_pk = p.product_id_pk
+where p.changed_by_cut > :cut_id and p.first_booked_date >= :run_date;
 
 -- name: fact_product_views(after, cut_id, run_date)
 select date_id from fact_product_views
 where ingest_batch_id > :after
 union
-select date_id from fact_product_views
-where product_id_pk in (
-    select product_id_pk from dim_products where changed_by_cut > :cut_id and first_booked_date >= :run_date
-);
+select f.date_id
+from fact_product_views as f
+inner join dim_products as p on f.product_id_pk = p.product_id_pk
+where p.changed_by_cut > :cut_id and p.first_booked_date >= :run_date;
