@@ -36,7 +36,7 @@ def product_versions(mentions: DataFrame, settled_before: date, run_date: date) 
     known_from, known_booked = F.col("known_effective_date"), F.col("known_first_booked_date")
     first_booked = F.coalesce(known_booked, F.min("booked").over(of_product))
     begins = F.coalesce(known_from, F.min("first_date").over(of_product))
-    is_young = known_booked.isNull() | (known_booked >= F.lit(settled_before))
+    is_first_open = known_booked.isNull() | (known_booked >= F.lit(settled_before))
     day = votes(mentions).select(
         "product_id",
         first_booked.alias("first_booked_date"),
@@ -44,7 +44,7 @@ def product_versions(mentions: DataFrame, settled_before: date, run_date: date) 
             "known"
         ),
         F.when(
-            is_young & (F.col("booked") == first_booked),
+            is_first_open & (F.col("booked") == first_booked),
             scd2.change(begins, F.lit(False), category=F.coalesce("first", F.lit("Unknown"))),
         ).alias("beginning"),
         F.when(

@@ -29,6 +29,32 @@ class Fact:
         return ("event_id", *_DIMENSIONS, *self.columns, "ingest_batch_id")
 
 
+_MERGE = sql.SQL("""
+with added as (
+    insert into {fact} (event_id, {dimensions}, {names}, ingest_batch_id)
+    select s.event_id, d.date_id, c.customer_id, p.product_id_pk, g.geography_id, {own}
+    from staging.{staged} s
+    left join dim_date d on d.date = s.event_date
+    left join dim_customers c on c.user_id = s.user_id and s.event_date >= c.effective_date
+        and (c.end_date is null or s.event_date < c.end_date)
+    left join dim_products p on p.product_id = s.product_id and s.event_date >= p.effective_date
+        and (p.end_date is null or s.event_date < p.end_date)
+    left join dim_geography g on g.country = coalesce(s.country, '')
+    where {new} and {among}
+    -- in the order of time, neighbours in the table are neighbours in most of its indexes: a fifth less work
+    order by s.{time}
+    returning date_id, {amount} as amount
+), counted as (
+    insert into ops.fact_days as f (fact, date_id, row_count, amount)
+    select {name}, date_id, count(*), sum(amount) from added group by date_id
+    on conflict (fact, date_id) do update
+    set row_count = f.row_count + excluded.row_count,
+        amount = coalesce(f.amount + excluded.amount, f.amount, excluded.amount)
+)
+select count(*) from added
+""")
+
+
 def merge(load: Load, fact: Fact, staged: str) -> int:
     """Insert the staged rows that the fact doesn't hold yet, count them into `ops.fact_days`, and return their number.
 
@@ -40,46 +66,22 @@ def merge(load: Load, fact: Fact, staged: str) -> int:
     culprits.FailedOn
         When the database refuses some of the events; it names them. The load is rolled back, and stays begun.
     """
-    own = sql.SQL(", ").join(
-        sql.SQL("s.{}").format(sql.Identifier(name)) for name in (*fact.columns, "ingest_batch_id")
-    )
-    statement = sql.SQL(
-        "with added as ("
-        " insert into {fact} (event_id, {dimensions}, {names}, ingest_batch_id)"
-        " select s.event_id, d.date_id, c.customer_id, p.product_id_pk, g.geography_id, {own}"
-        " from staging.{staged} s"
-        " left join dim_date d on d.date = s.event_date"
-        " left join dim_customers c on c.user_id = s.user_id and s.event_date >= c.effective_date"
-        " and (c.end_date is null or s.event_date < c.end_date)"
-        " left join dim_products p on p.product_id = s.product_id and s.event_date >= p.effective_date"
-        " and (p.end_date is null or s.event_date < p.end_date)"
-        " left join dim_geography g on g.country = coalesce(s.country, '')"
-        # in the order of time, neighbours in the table are neighbours in most of its indexes: a fifth less work
-        " where {new} and {among} order by s.{time} returning date_id, {amount} as amount"
-        "), counted as ("
-        " insert into ops.fact_days as f (fact, date_id, row_count, amount)"
-        " select {name}, date_id, count(*), sum(amount) from added group by date_id"
-        " on conflict (fact, date_id) do update"
-        " set row_count = f.row_count + excluded.row_count,"
-        " amount = coalesce(f.amount + excluded.amount, f.amount, excluded.amount)"
-        ") select count(*) from added"
-    )
     parts: dict[str, sql.Composable] = dict(
         fact=sql.Identifier(fact.table),
         dimensions=sql.SQL(", ").join(map(sql.Identifier, _DIMENSIONS)),
         names=sql.SQL(", ").join(map(sql.Identifier, fact.columns)),
-        own=own,
+        own=sql.SQL(", ").join(sql.Identifier("s", name) for name in (*fact.columns, "ingest_batch_id")),
         staged=sql.Identifier(staged),
         new=dedup.unless_known(fact.table, "s", fact.keys),
-        amount=sql.SQL("total_amount" if "total_amount" in fact.columns else "null::numeric"),
+        amount=sql.SQL("total_amount") if "total_amount" in fact.columns else sql.SQL("null::numeric"),
         name=sql.Literal(fact.table),
         time=sql.Identifier(fact.time),
     )
     try:
-        return int(load.query(statement.format(**parts, among=sql.SQL("true"))).iloc[0, 0])
+        return int(load.query(_MERGE.format(**parts, among=sql.SQL("true"))).iloc[0, 0])
     except (psycopg2.DataError, psycopg2.IntegrityError) as error:
         key = sql.Identifier("s", CONTRACTS[fact.source].key)
-        only = statement.format(**parts, among=sql.SQL("{} = any(%s)").format(key))
+        only = _MERGE.format(**parts, among=sql.SQL("{} = any(%s)").format(key))
         _blame(load, fact, staged, only, error)
         raise
 

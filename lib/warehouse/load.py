@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, StructField
@@ -316,17 +317,22 @@ def begin(
                 f" its cut is of {upto.run_date}"
             )
         window = cuts.past_window(upto, day) if past else cuts.window(cursor, job, upto)
-        cursor.execute(
-            "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
-            " and obj_description(oid)::timestamptz < %s",
-            [datetime.now(UTC) - timedelta(hours=STALE_HOURS)],
-        )
-        stale = [row[0] for row in cursor.fetchall()]
+        stale = _left_behind(cursor)
     connection.commit()
     _drop(stale)
     # by hand the cut would be "now", which no job has loaded yet: nothing to speak of
     short_of = f", not to cut {cut}: {', '.join(holding)} got no further" if cut and holding else ""
     return Load(job, spark.batch(), connection, window, publish, past, short_of)
+
+
+def _left_behind(cursor: Cursor) -> list[str]:
+    """Staging tables of runs that were killed."""
+    cursor.execute(
+        "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
+        " and obj_description(oid)::timestamptz < %s",
+        [datetime.now(UTC) - timedelta(hours=STALE_HOURS)],
+    )
+    return [row[0] for row in cursor.fetchall()]
 
 
 def _drop(tables: list[str]) -> None:

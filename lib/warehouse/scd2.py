@@ -126,49 +126,50 @@ def beside_current(load: Load, dimension: Dimension, rows: DataFrame) -> DataFra
     return rows.alias("rows").join(current, same, "left").select("rows.*", *known)
 
 
+_CHANGE = sql.SQL("""
+with changed as (
+    update {table} d
+    set {sets}, changed_by_cut = case when {is_other_version} then {cut} else changed_by_cut end
+    from staging.{staged} s where {same} and {differs}
+    returning d.end_date
+)
+select count(*) as changed, count(end_date) as closed from changed
+""")
+
+_ADD = sql.SQL("""
+insert into {table} ({columns}, changed_by_cut)
+select {values}, {cut} from staging.{staged} s
+where not exists (select from {table} d where {same})
+order by {order}
+""")
+
+
 def apply(load: Load, dimension: Dimension, staged: str) -> Applied:
     """Write staged versions: existing rows are closed or changed in place where they differ, new ones inserted.
 
     `staged` is the staging table of `versions` with the type 1 attributes joined. Expiring and inserting are one
     transaction, and the table's constraints refuse overlaps and a second current row.
     """
-    table, source = sql.Identifier(dimension.table), sql.SQL("staging.{}").format(sql.Identifier(staged))
-    names = [*dimension.type2, *dimension.type1, "end_date", "is_current"]
-    same_version = sql.SQL(" and ").join(_equal(name) for name in (*dimension.key, "effective_date"))
-    differs = sql.SQL("({}) is distinct from ({})").format(_columns("d", names), _columns("s", names))
-    changed_version = sql.SQL("({}) is distinct from ({})").format(
-        _columns("d", [*dimension.type2, "end_date"]), _columns("s", [*dimension.type2, "end_date"])
-    )
-    update = sql.SQL(
-        "with changed as (update {table} d set {sets}, changed_by_cut = case when {version} then {cut} else changed_by_cut end"
-        " from {source} s where {same} and {differs} returning d.end_date)"
-        " select count(*), count(end_date) from changed"
-    ).format(
-        table=table,
-        sets=sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in names),
-        version=changed_version,
+    place = ("effective_date", *dimension.key)
+    said = [*dimension.type2, *dimension.type1, "end_date", "is_current"]
+    parts: dict[str, sql.Composable] = dict(
+        table=sql.Identifier(dimension.table),
+        staged=sql.Identifier(staged),
+        same=sql.SQL(" and ").join(map(_equal, place)),
         cut=sql.Literal(load.cut.cut_id or None),
-        source=source,
-        same=same_version,
-        differs=differs,
     )
-    counts = load.query(update).iloc[0]
-    new = [*dimension.key, "effective_date", *names]
-    inserted = load.execute(
-        sql.SQL(
-            "insert into {table} ({columns}, changed_by_cut) select {values}, {cut} from {source} s"
-            " where not exists (select from {table} d where {same}) order by {order}"
-        ).format(
-            table=table,
-            columns=sql.SQL(", ").join(map(sql.Identifier, new)),
-            values=_columns("s", new),
-            cut=sql.Literal(load.cut.cut_id or None),
-            source=source,
-            same=same_version,
-            order=_columns("s", [*dimension.key, "effective_date"]),
-        )
+    change = _CHANGE.format(
+        **parts,
+        sets=sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in said),
+        differs=_differ(said),
+        is_other_version=_differ([*dimension.type2, "end_date"]),
     )
-    return Applied(inserted=inserted, closed=int(counts.iloc[1]), updated=int(counts.iloc[0] - counts.iloc[1]))
+    changed, closed = map(int, load.query(change).iloc[0])
+    new = [*place, *said]
+    columns = sql.SQL(", ").join(map(sql.Identifier, new))
+    order = _columns("s", [*dimension.key, "effective_date"])
+    inserted = load.execute(_ADD.format(**parts, columns=columns, values=_columns("s", new), order=order))
+    return Applied(inserted=inserted, closed=closed, updated=changed - closed)
 
 
 def infer(load: Load, dimension: Dimension, staged: str, *, flag: str) -> int:
@@ -236,6 +237,10 @@ def broken(load: Load, dimension: Dimension) -> int:
 
 def _equal(name: str) -> sql.Composable:
     return sql.SQL("d.{0} = s.{0}").format(sql.Identifier(name))
+
+
+def _differ(names: Sequence[str]) -> sql.Composable:
+    return sql.SQL("({}) is distinct from ({})").format(_columns("d", names), _columns("s", names))
 
 
 def _columns(alias: str, names: Sequence[str]) -> sql.Composable:
