@@ -8,10 +8,11 @@ import aiosql
 from pyspark.sql import Column, Window
 from pyspark.sql import functions as F
 
+from lib.etl.facts import FACTS
 from lib.settings import ROOT
 from lib.warehouse.load import Load
 
-SOURCES = {"fact_sales": "transactions", "fact_product_views": "product_view_events"}
+SOURCES = {fact.table: fact.source for fact in FACTS}
 """The realtime table that each fact is loaded from."""
 
 

@@ -92,7 +92,7 @@ def _as_held(session: SparkSession, load: Reader, table: str, stored: DataFrame)
 
 
 def exact_sum(amount: str | Column) -> Column:
-    """The sum of an amount of money (two decimals), exact as long as it is below 10²⁸, as `decimal(38, 2)`.
+    """The sum of an amount of money (two decimals) or of a quantity, exact as long as it is below 10²⁸, as `decimal(38, 2)`.
 
     Spark takes a sum that PostgreSQL has computed as `decimal(38, 18)`, which holds 20 digits before the point. So the
     multiples of 10⁸ and the rest are summed apart, both by PostgreSQL.

@@ -103,22 +103,27 @@ def test_an_exact_sum_is_that_of_postgresql_also_where_spark_would_refuse_it(
 ) -> None:
     with warehouse, warehouse.cursor() as cursor:
         cursor.execute(
-            "drop table if exists public.test_sums; create table public.test_sums (name text, amount numeric(38, 2));"
+            "drop table if exists public.test_sums;"
+            " create table public.test_sums (name text, amount numeric(38, 2), quantity integer);"
             " grant select on public.test_sums to globalmart_etl;"
-            f" insert into public.test_sums select 'many', {amount}.99 from generate_series(1, 20000)"
-            f" union all values ('few', {amount}.01), ('few', 99999999.99), ('none', null)"
+            f" insert into public.test_sums select 'many', {amount}.99, 2147483647 from generate_series(1, 20000)"
+            f" union all values ('few', {amount}.01, 1), ('few', 99999999.99, 100000000), ('none', null, null)"
         )
     if not pushed:
         push_nothing(monkeypatch)
     session = spark.batch()
     try:
-        frame = session.table("warehouse.public.test_sums").groupBy("name").agg(exact_sum("amount").alias("total"))
+        sums = [exact_sum(column).alias(column) for column in ("amount", "quantity")]
+        frame = session.table("warehouse.public.test_sums").groupBy("name").agg(*sums)
         plan = frame._explain_string()  # type: ignore[operator]
         assert ("PushedAggregates: [SUM" in plan) == pushed
-        found = {row.name: row.total for row in frame.collect()}
+        found = {row.name: (row.amount, row.quantity) for row in frame.collect()}
     finally:
         spark.close(session)
-    expected = stored.rows(warehouse, "select name, sum(amount) as total from public.test_sums group by name")
-    assert found == {row["name"]: row["total"] for row in expected}
+    sums_of_postgres = (
+        "select name, sum(amount) as amount, sum(quantity) as quantity from public.test_sums group by name"
+    )
+    expected = stored.rows(warehouse, sums_of_postgres)
+    assert found == {row["name"]: (row["amount"], row["quantity"]) for row in expected}
     with warehouse, warehouse.cursor() as cursor:
         cursor.execute("drop table public.test_sums")
