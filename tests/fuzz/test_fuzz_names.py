@@ -223,12 +223,8 @@ def _add_columns(config: Settings, names: Sequence[str]) -> None:
     """Give each realtime table a column of each name that it hasn't got."""
     with stored.connected(config, "realtime") as owner, owner, owner.cursor() as cursor:
         for table in CONTRACTS:
-            known = {
-                row["name"]
-                for row in stored.rows(
-                    owner, "select attname as name from pg_attribute where attrelid = %s::regclass", table
-                )
-            }
+            cursor.execute("select attname from pg_attribute where attrelid = %s::regclass", [table])
+            known = {name for (name,) in cursor}
             added = [
                 sql.SQL("add column {} text default 'foreign'").format(sql.Identifier(name))
                 for name in names
