@@ -83,15 +83,17 @@ class Load:
             return frame
         return frame.where(F.col("ingest_batch_id") <= self.cut.batches[self._source(f"warehouse.{name}")])
 
-    def events(self, name: str, *, open_day: bool = False, as_rows: bool = False) -> DataFrame:
+    def events(self, name: str, *added: str, open_day: bool = False, as_rows: bool = False) -> DataFrame:
         """The events of a realtime table that this job hasn't read yet, up to the load's cut, without held ones.
 
-        Grain: one row per event; of `order_lines`, the lines of the orders in `transactions`, one row per line. Beside the
-        table's columns each has its own UTC day (`day`) and the day on which it is booked (`booked`): the own day, or the
-        first day that was still open when the event came, if that is later.
+        Grain: one row per event, with its declared fields and its batch; of `order_lines`, the lines of the orders in
+        `transactions`, one row per line. Each has its own UTC day (`day`), too, and the day on which it is booked (`booked`):
+        the own day, or the first day that was still open when the event came, if that is later.
 
         Parameters
         ----------
+        added
+            Columns of fields that weren't declared, to be read as well.
         open_day
             Also those that an earlier load has read, and that are booked on a day that was open then; `is_new` says of each
             row whether it is unread.
@@ -99,7 +101,7 @@ class Load:
             Spark needs the rows themselves, rather than what PostgreSQL makes of them by grouping: many are read in
             several tasks.
         """
-        return read.events(self.session, self, name, open_day=open_day, as_rows=as_rows)
+        return read.events(self.session, self, name, added, open_day=open_day, as_rows=as_rows)
 
     def staged(self, table: str) -> DataFrame:
         """A staging table of this load as a frame."""

@@ -1,5 +1,6 @@
 """What a load reads: tables of the warehouse, the unread events of the realtime database, and exact sums of money."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
@@ -21,13 +22,16 @@ PART = 10**8
 """What `exact_sum` takes apart: whole multiples of this, and the rest."""
 
 
-def events(session: SparkSession, load: Reader, name: str, *, open_day: bool, as_rows: bool) -> DataFrame:
+def events(
+    session: SparkSession, load: Reader, name: str, added: Sequence[str], *, open_day: bool, as_rows: bool
+) -> DataFrame:
     """See `Load.events`."""
     table = "transactions" if name == ORDER_LINES else name
     rereads = open_day and load.window.since is not None
     after, upto = load.window.open(table) if rereads else load.window.unread(table)
     bounds = _partitions(table, after, upto) if as_rows else {}
-    stored = session.read.options(**bounds).table(f"realtime.public.{name}")
+    declared = () if name == ORDER_LINES else (*CONTRACTS[table].columns, *added, "ingest_batch_id")
+    stored = session.read.options(**bounds).table(f"realtime.public.{name}").select(*declared or "*")
     batch, day = F.col("ingest_batch_id"), F.to_date(CONTRACTS[table].time)
     seen = _as_held(session, load, table, stored).where((batch > after) & (batch <= upto))
     if rereads:

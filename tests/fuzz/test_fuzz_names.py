@@ -190,7 +190,7 @@ def _ask(realtime: Connection, load: Load) -> None:
         realtime.commit()
 
 
-def test_a_cycle_reads_tables_with_a_column_of_every_name(template: Settings, tmp_path: Path) -> None:
+def test_the_etl_reads_tables_with_a_column_of_every_name(template: Settings, tmp_path: Path) -> None:
     """The notebooks themselves, with events that are held and released, so that every join is made."""
     names = [name for name in sorted({*harvest(), *NAMES}) if COLUMN.fullmatch(name)]
     server = template.dsn("warehouse", admin=True).rpartition("/")[0]
@@ -210,7 +210,7 @@ def test_a_cycle_reads_tables_with_a_column_of_every_name(template: Settings, tm
                     _store(connection, table, [])
             _add_columns(config, names[start : start + COLUMNS])
             _put_aside(config)
-            command = [sys.executable, str(ROOT / "schedule.py"), "run", "batch"]
+            command = [sys.executable, str(ROOT / "schedule.py"), "run", "etl"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             with closing(database.connect("warehouse")) as connection:
