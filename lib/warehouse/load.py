@@ -125,6 +125,11 @@ class Load:
         """Compute a frame and write it into an unlogged staging table, whose name is returned.
 
         Its columns have the types of the columns of the table `like` with the same name; others have those of the frame.
+
+        Raises
+        ------
+        TypeError
+            When the frame has a column of a type, such as a list, that a staging table can't have.
         """
         table = f"{name}_{uuid.uuid4().hex[:12]}"
         place, source = sql.Identifier("staging", table), sql.Identifier(*like.split("."))
@@ -276,8 +281,13 @@ def _null(column: StructField) -> sql.Composable:
     null: sql.Composable
     if isinstance(kind, DecimalType):
         null = sql.SQL("null::numeric({}, {})").format(sql.Literal(kind.precision), sql.Literal(kind.scale))
-    else:
+    elif kind.simpleString() in _TYPES:
         null = _TYPES[kind.simpleString()]
+    else:
+        known = ", ".join([*_TYPES, "decimal"])
+        raise TypeError(
+            f"{column.name} is of type {kind.simpleString()}; a staging table has {known}: cast it, or leave it out"
+        )
     return sql.SQL("{} as {}").format(null, sql.Identifier(column.name))
 
 

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lib import spark
+from lib import warehouse as warehouse_room
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
@@ -127,3 +128,13 @@ def test_an_exact_sum_is_that_of_postgresql_also_where_spark_would_refuse_it(
     assert found == {row["name"]: (row["amount"], row["quantity"]) for row in expected}
     with warehouse, warehouse.cursor() as cursor:
         cursor.execute("drop table public.test_sums")
+
+
+def test_a_column_that_no_staging_table_can_have_is_named(line: Line) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        frame = load.session.sql("select 'x' as country, array(1, 2) as numbers")
+        with pytest.raises(TypeError, match=r"numbers is of type array<int>; a staging table has boolean, .*: cast it"):
+            load.stage("odd", frame, like="dim_geography")
+    finally:
+        load.abandon()
