@@ -32,6 +32,21 @@ def harvest() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+@cache
+def harvest_of_loads() -> tuple[str, ...]:
+    """The identifiers of what Spark is told about events: of the rooms that loads consist of, and of the batch notebooks."""
+    found: set[str] = set()
+    for room in ("warehouse", "etl", "analytics"):
+        for path in (ROOT / "lib" / room).glob("*.py"):
+            found.update(of_python(path.read_text()))
+    for folder in ("etl", "analytics"):
+        for path in (ROOT / "notebooks" / folder).glob("*.ipynb"):
+            for cell in json.loads(path.read_text())["cells"]:
+                if cell["cell_type"] == "code":
+                    found.update(of_python("".join(cell["source"])))
+    return tuple(sorted(found))
+
+
 def of_python(source: str) -> Iterator[str]:
     """The names, and the words of the texts, of a piece of Python."""
     prose = set()

@@ -130,7 +130,7 @@ def test_an_exact_sum_is_that_of_postgresql_also_where_spark_would_refuse_it(
         cursor.execute("drop table public.test_sums")
 
 
-def test_a_column_that_no_staging_table_can_have_is_named(line: Line) -> None:
+def test_a_column_that_no_staging_table_can_have_is_named(stack: Settings) -> None:
     load = warehouse_room.begin("test/tables", reads=())
     try:
         frame = load.session.sql("select 'x' as country, array(1, 2) as numbers")
