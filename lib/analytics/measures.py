@@ -1,22 +1,15 @@
 """What several analytics jobs share: ratios, quintiles, and the days that have to be computed again."""
 
 from datetime import date
-from functools import cache
-from typing import Any
 
-import aiosql
 from pyspark.sql import Column, Window
 from pyspark.sql import functions as F
 
-from lib.etl.facts import FACTS
-from lib.settings import ROOT
+from lib.warehouse.fact import Fact, stale_days
 from lib.warehouse.load import Load
 
-SOURCES = {fact.table: fact.source for fact in FACTS}
-"""The realtime table that each fact is loaded from."""
 
-
-def on_stale_days(load: Load, *facts: str) -> Column:
+def on_stale_days(load: Load, *facts: Fact) -> Column:
     """The condition on `date_id` of a fact that finds what has to be computed again, whole days.
 
     That is the days with rows of these facts above the job's watermark, and the days of products whose first version has
@@ -25,18 +18,8 @@ def on_stale_days(load: Load, *facts: str) -> Column:
     since = load.window.since
     if since is None:
         return F.lit(True)
-    days: set[int] = set()
-    for fact in facts:
-        query = getattr(_queries(), fact).sql
-        after = since.batches[SOURCES[fact]]
-        found = load.query(query, after=after, cut_id=since.cut_id, run_date=since.run_date)
-        days |= set(found["date_id"])
-    return F.col("date_id").isin(sorted(map(int, days)))
-
-
-@cache
-def _queries() -> Any:
-    return aiosql.from_path(ROOT / "sql" / "warehouse" / "queries" / "stale_days.sql", "psycopg2")
+    days = set().union(*(stale_days(load, fact, since) for fact in facts))
+    return F.col("date_id").isin(sorted(days))
 
 
 def date_id(day: date) -> int:

@@ -6,6 +6,7 @@ import pandas as pd
 import psycopg2
 from psycopg2 import sql
 
+from lib.ledger.cuts import Cut
 from lib.schemas import CONTRACTS
 from lib.warehouse import culprits, dedup
 from lib.warehouse.load import Load
@@ -95,6 +96,26 @@ def _blame(load: Load, fact: Fact, staged: str, only: sql.Composable, error: psy
     if found := culprits.of_statement(load, events, lambda cursor, some: cursor.execute(only, [some])):
         why = f"nothing was written: {' '.join(str(error).split())}"
         raise culprits.FailedOn(culprits.message(f"{fact.table} can't be loaded", why, {fact.source: found})) from error
+
+
+_STALE = sql.SQL("""
+select date_id from {fact} where ingest_batch_id > %(after)s
+union
+select f.date_id from {fact} as f
+join dim_products as p on p.product_id_pk = f.product_id_pk
+where p.changed_by_cut > %(cut_id)s and p.first_booked_date >= %(run_date)s
+""")
+
+
+def stale_days(load: Load, fact: Fact, since: Cut) -> set[int]:
+    """The days (`date_id`) of which the sums are no longer those at a cut.
+
+    They have rows of later batches, or rows of products whose first version has changed in place since.
+    """
+    query = _STALE.format(fact=sql.Identifier(fact.table))
+    after = since.batches[fact.source]
+    found = load.query(query, after=after, cut_id=since.cut_id, run_date=since.run_date)
+    return set(map(int, found["date_id"]))
 
 
 def by_day(load: Load, fact: Fact) -> pd.DataFrame:

@@ -133,7 +133,7 @@ class Load:
         """
         table = f"{name}_{uuid.uuid4().hex[:12]}"
         place, source = sql.Identifier("staging", table), sql.Identifier(*like.split("."))
-        known = set(self.query(_COLUMNS, source.as_string(self.connection))["attname"])
+        known = set(self._names(source))
         columns = [
             sql.Identifier(column.name) if column.name in known else _null(column) for column in frame.schema.fields
         ]
@@ -214,11 +214,12 @@ class Load:
 
     def _columns(self, staged: str, table: str) -> list[str]:
         """The staged columns that the table has, too."""
-        query = (
-            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and attname in"
-            " (select attname from pg_attribute where attrelid = %s::regclass) order by attnum"
-        )
-        return list(self.query(query, f'staging."{staged}"', table)["attname"])
+        known = set(self._names(sql.Identifier(*table.split("."))))
+        return [name for name in self._names(sql.Identifier("staging", staged)) if name in known]
+
+    def _names(self, table: sql.Composable) -> list[str]:
+        """The columns of a table, in order."""
+        return list(self.query(_COLUMNS, table.as_string(self.connection))["attname"])
 
     def query(self, statement: sql.Composable | str, *values: Any, **named: Any) -> pd.DataFrame:
         """The rows of a query as the load's transaction sees them; values for its `%s`, or named ones for `%(name)s`."""
@@ -262,7 +263,9 @@ select relname from pg_class join pg_attribute on attrelid = pg_class.oid
 where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and attname = 'ingest_batch_id'
 """
 
-_COLUMNS = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
+_COLUMNS = """
+select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum
+"""
 
 _TYPES = {
     "boolean": sql.SQL("null::boolean"),

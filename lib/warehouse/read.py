@@ -1,4 +1,4 @@
-"""What a load reads: tables of the warehouse, the unread events of the realtime database, and exact sums of money."""
+"""What a load reads of the realtime database, the events that are new to its job; and exact sums of money."""
 
 from collections.abc import Sequence
 from contextlib import closing

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,31 +20,31 @@ def harvest() -> tuple[str, ...]:
     Of Python every name and every word of its texts, in which SQL, aliases and columns of frames stand; of SQL every word.
     So a new alias is among them by itself. What is written for people only, comments and docstrings, is left out.
     """
-    found: set[str] = set()
-    for path in [*(ROOT / "lib").rglob("*.py"), ROOT / "schedule.py"]:
-        found.update(of_python(path.read_text()))
+    modules = [*(ROOT / "lib").rglob("*.py"), ROOT / "schedule.py"]
+    found = _words(modules, (ROOT / "notebooks").rglob("*.ipynb"))
     for path in (ROOT / "sql").rglob("*.sql"):
         found.update(WORD.findall(COMMENT.sub("", path.read_text())))
-    for path in (ROOT / "notebooks").rglob("*.ipynb"):
-        for cell in json.loads(path.read_text())["cells"]:
-            if cell["cell_type"] == "code":
-                found.update(of_python("".join(cell["source"])))
     return tuple(sorted(found))
 
 
 @cache
 def harvest_of_loads() -> tuple[str, ...]:
     """The identifiers of what Spark is told about events: of the rooms that loads consist of, and of the batch notebooks."""
+    modules = [path for room in ("warehouse", "etl", "analytics") for path in (ROOT / "lib" / room).glob("*.py")]
+    notebooks = [path for folder in ("etl", "analytics") for path in (ROOT / "notebooks" / folder).glob("*.ipynb")]
+    return tuple(sorted(_words(modules, notebooks)))
+
+
+def _words(modules: Iterable[Path], notebooks: Iterable[Path]) -> set[str]:
+    """The names, and the words of the texts, of modules and of notebooks' code."""
     found: set[str] = set()
-    for room in ("warehouse", "etl", "analytics"):
-        for path in (ROOT / "lib" / room).glob("*.py"):
-            found.update(of_python(path.read_text()))
-    for folder in ("etl", "analytics"):
-        for path in (ROOT / "notebooks" / folder).glob("*.ipynb"):
-            for cell in json.loads(path.read_text())["cells"]:
-                if cell["cell_type"] == "code":
-                    found.update(of_python("".join(cell["source"])))
-    return tuple(sorted(found))
+    for path in modules:
+        found.update(of_python(path.read_text()))
+    for path in notebooks:
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                found.update(of_python("".join(cell["source"])))
+    return found
 
 
 def of_python(source: str) -> Iterator[str]:
