@@ -66,11 +66,12 @@ def beside(
     rounds: Rounds = 5,
     events: Events = 300_000,
     increment: Annotated[int, typer.Option(min=100, help="New events of each cycle.")] = 15_000,
+    only: Annotated[list[str] | None, typer.Option(help="drain, or cycle; both if not given.")] = None,
 ) -> None:
     """Catch-up and batch cycle of this checkout and of another one, in turns: what a change costs."""
     from benchmarks import beside as part
 
-    part.show(part.measure(other.resolve(), events, increment, rounds))
+    part.show(part.measure(other.resolve(), events, increment, rounds, only or ["drain", "cycle"]))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,16 +42,20 @@ class Side:
         return dict(json.loads(answer))
 
 
-def measure(other: Path, events: int, increment: int, rounds: int) -> pd.DataFrame:
-    """One row per round, measurement and checkout (`before` is the other one): `value`."""
+def measure(other: Path, events: int, increment: int, rounds: int, kinds: Sequence[str]) -> pd.DataFrame:
+    """One row per round, measurement and checkout (`before` is the other one): `value`.
+
+    `kinds` says what is measured: `drain`, `cycle`, or both.
+    """
     records = []
-    for kind, questions in (("drain", [("drain", 10_000), ("drain", 50_000)]), ("cycle", [("cycle", increment)])):
+    asked = {"drain": [("drain", 10_000), ("drain", 50_000)], "cycle": [("cycle", increment)]}
+    for kind in kinds:
         with ExitStack() as sides:
             pair = [sides.enter_context(_side(name, folder)) for name, folder in (("before", other), ("now", _here()))]
             for side in pair:
                 side.ask(f"prepare_{kind}", events, increment * (rounds + 1))
             for number in range(rounds):
-                for question in questions:
+                for question in asked[kind]:
                     for side in pair if number % 2 else reversed(pair):
                         found = side.ask(*question).items()
                         records += [
@@ -152,14 +156,17 @@ def prepare_cycle(opened: ExitStack, state: dict[str, Any], events: int, more: i
 
 
 def cycle(_: ExitStack, state: dict[str, Any], increment: int) -> dict[str, float]:
-    """Load an increment: seconds of its cycle."""
+    """Load an increment: seconds of its cycle, of its notebooks, and what all of them together spend them on."""
     from itertools import islice
 
     from benchmarks import cycle as cycles
     from benchmarks import history
 
     history.load(islice(state["events"], increment))
-    seconds = {"cycle, s": float(cycles.cycle()["cycle_seconds"].iloc[0])}
+    runs = cycles.cycle()
+    seconds = {"cycle, s": float(runs["cycle_seconds"].iloc[0])}
+    seconds |= {f"{name}, s": each for name, each in zip(runs["notebook"], runs["seconds"], strict=True)}
+    seconds |= {f"{part} of all notebooks, s": float(runs[part].sum()) for part in cycles.PARTS}
     initial = state.pop("initial", None)
     return seconds if initial is None else {"initial load, s": initial}
 

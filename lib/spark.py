@@ -28,6 +28,13 @@ FETCH_SIZE = 10_000
 PUSHED = ("Aggregate", "Limit", "Offset", "TableSample", "Join")
 """What PostgreSQL computes of a query on a catalog, beside filters and the choice of columns."""
 
+INTERPRETED = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+}
+"""For few rows: Spark interprets plans as they are. To compile them, and to plan again at each shuffle, takes longer."""
+
 READS_ONLY = "options=-c%20default_transaction_read_only=on"
 """The property of a JDBC connection that can't write."""
 
@@ -37,14 +44,15 @@ def speed() -> SparkSession:
     return connect(settings().spark_speed, STREAMING)
 
 
-def batch() -> SparkSession:
+def batch(*, few_rows: bool = False) -> SparkSession:
     """A session on the server of the batch layer, for ETL and analytics.
 
     It knows the databases' tables by name, as `warehouse.public.fact_sales` and `realtime.public.transactions`, and reads
-    what is committed of them; it can't write there.
+    what is committed of them; it can't write there. With `few_rows` its queries are interpreted, which for less than about
+    50,000 rows is faster than compiling them.
     """
     session = connect(settings().spark_batch)
-    session.conf._set_all(catalogs(), silent=False)  # in one request
+    session.conf._set_all(catalogs() | (INTERPRETED if few_rows else {}), silent=False)  # in one request
     return session
 
 

@@ -31,7 +31,7 @@ from lib.cli.terminal import (
 from lib.jobs import cells, conventions, discovery, parameters
 from lib.jobs.discovery import Job, JobError
 from lib.plain import one_line
-from lib.runs import registry
+from lib.runs import process, registry
 from lib.settings import settings
 
 
@@ -96,6 +96,7 @@ def run(
         if dry_run:
             print_plan(chosen, given, day, cycle)
             return
+        process.prepare()
         # imported here, since Spark and pandas take seconds, which a dry run shouldn't spend
         from lib.cli.progress import Board
         from lib.cycles.cycle import failed, run_cycle
@@ -124,10 +125,11 @@ def start(
     if not streams and not cron:
         refuse("--no-streams and --no-cron together leave nothing to do")
     with clear_errors():
+        notebooks_folder()
+        process.prepare()
         from lib.cli.progress import Board
         from lib.cycles import scheduler
 
-        notebooks_folder()
         log_to_stderr()
         with Board(output) as board:
             scheduler.start(streams=streams, cron=cron, notify=board.notify, say=board.say)

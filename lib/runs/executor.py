@@ -3,6 +3,7 @@
 The fork server imports this module once, so that no run has to load papermill and nbconvert.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -77,6 +78,7 @@ def work(assignment: Assignment, pipe: Connection) -> None:
     Sends `("cell", number, of, where)` as cells begin, `("error", sentence)` when the run fails, `("over", exit code)` after
     the last cell, and `("numbers", …)` of a run that is done.
     """
+    gc.freeze()  # what is loaded by now stays: there is no garbage to look for in it
     os.setsid()
     os.environ.clear()
     os.environ.update(assignment.environment, **{RUN_VARIABLE: assignment.run_id})

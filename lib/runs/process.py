@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
@@ -15,6 +16,11 @@ all others: two threads at it would lose one."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["lib.runs.executor"])
+
+
+def prepare() -> None:
+    """Let the fork server begin to load what runs need, which takes seconds; without, it begins with the first run."""
+    forkserver.ensure_running()
 
 
 @retry(retry=retry_if_exception_type((EOFError, ConnectionError)), stop=stop_after_attempt(3), reraise=True)

@@ -337,7 +337,8 @@ def begin(
     _drop(stale)
     # by hand the cut would be "now", which no job has loaded yet: nothing to speak of
     short_of = f", not to cut {cut}: {', '.join(holding)} got no further" if cut and holding else ""
-    return Load(job, spark.batch(), connection, window, publish, past, short_of)
+    session = spark.batch(few_rows=read.has_few_rows(window))
+    return Load(job, session, connection, window, publish, past, short_of)
 
 
 def _left_behind(cursor: Cursor) -> list[str]:

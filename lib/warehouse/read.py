@@ -1,6 +1,6 @@
 """What a load reads of the realtime database, the events that are new to its job; and exact sums of money."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
@@ -15,8 +15,8 @@ from lib.schemas import CONTRACTS, ORDER_LINES
 from lib.settings import settings
 from lib.warehouse.held import Reader
 
-ROWS_PER_PARTITION = 50_000
-"""Fewer rows aren't worth a second task, nor a shuffle afterwards."""
+FEW_ROWS = 50_000
+"""So few aren't worth a second task, nor a shuffle afterwards, nor that Spark compiles their query (docs/performance.md)."""
 
 PART = 10**8
 """What `exact_sum` takes apart: whole multiples of this, and the rest."""
@@ -65,15 +65,27 @@ def booked_day(window: Window, table: str, batch: Column, day: Column) -> Column
     )
 
 
+def has_few_rows(window: Window) -> bool:
+    """Whether few events have come since the job's last load, of all three kinds together."""
+    return _stored({table: window.unread(table) for table in CONTRACTS}) <= FEW_ROWS
+
+
+def _stored(batches: Mapping[str, tuple[int, int]]) -> int:
+    """How many events there are in these batches `(after, upto]` of each realtime table."""
+    query = """
+        select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches
+        join unnest(%s, %s::bigint[], %s::bigint[]) as asked (name, after, upto) on source_table = name
+        where ingest_batch_id > after and ingest_batch_id <= upto
+    """
+    after, upto = zip(*batches.values(), strict=True)
+    with closing(database.connect("realtime")) as connection:
+        return int(database.frame(connection, query, [list(batches), list(after), list(upto)]).iloc[0, 0])
+
+
 def _partitions(table: str, after: int, upto: int) -> dict[str, str]:
     """Options by which Spark reads many events in several tasks, by ranges of batches; none for few."""
-    query = (
-        "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches"
-        " where source_table = %s and ingest_batch_id > %s and ingest_batch_id <= %s"
-    )
-    with closing(database.connect("realtime")) as connection:
-        rows = int(database.frame(connection, query, [table, after, upto]).iloc[0, 0])
-    partitions = min(settings().spark_parallelism, upto - after, 1 + rows // ROWS_PER_PARTITION)
+    rows = _stored({table: (after, upto)})
+    partitions = min(settings().spark_parallelism, upto - after, 1 + rows // FEW_ROWS)
     if partitions <= 1:
         return {}
     bounds = {"partitionColumn": "ingest_batch_id", "lowerBound": str(after + 1), "upperBound": str(upto + 1)}

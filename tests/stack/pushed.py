@@ -1,4 +1,4 @@
-"""Sessions whose catalogs push nothing down to PostgreSQL: Spark computes everything itself."""
+"""Sessions whose catalogs push nothing down to PostgreSQL: Spark computes everything itself, and compiles its queries."""
 
 import pytest
 
@@ -14,3 +14,4 @@ def push_nothing(patch: pytest.MonkeyPatch) -> None:
         for what in ("Predicate", *spark.PUSHED)
     }
     patch.setattr(spark, "catalogs", lambda: pushing() | off)
+    patch.setattr(spark, "INTERPRETED", {})
