@@ -84,6 +84,8 @@ def with_kept_votes(load: Load, staged: str) -> DataFrame:
     When the open day ends, these are the votes of every product: its category is due. Else those of the staged products.
     """
     mentions = load.staged(staged).select(*MENTION).coalesce(1)
+    if not has_votes(load):
+        return mentions
     votes = load.session.table("warehouse.ops.product_votes").where(
         F.col("booked") >= F.lit(load.window.settled_before)
     )

@@ -19,6 +19,7 @@ from lib import warehouse as warehouse_room
 from lib.ledger.cuts import Cut, Window
 from lib.schemas import CONTRACTS
 from lib.settings import Settings
+from lib.warehouse import read
 from lib.warehouse.load import Load
 from lib.warehouse.read import exact_sum
 
@@ -136,5 +137,17 @@ def test_a_column_that_no_staging_table_can_have_is_named(stack: Settings) -> No
         frame = load.session.sql("select 'x' as country, array(1, 2) as numbers")
         with pytest.raises(TypeError, match=r"numbers is of type array<int>; a staging table has boolean, .*: cast it"):
             load.stage("odd", frame, like="dim_geography")
+    finally:
+        load.abandon()
+
+
+@pytest.mark.parametrize(("few", "compiled"), [(10**9, "false"), (0, "true")])
+def test_spark_compiles_the_plans_of_a_load_of_many_rows_only(
+    line: Line, monkeypatch: pytest.MonkeyPatch, few: int, compiled: str
+) -> None:
+    monkeypatch.setattr(read, "FEW_ROWS", few)
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        assert load.session.conf.get("spark.sql.codegen.wholeStage") == compiled
     finally:
         load.abandon()
