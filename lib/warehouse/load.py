@@ -1,5 +1,6 @@
 """One job's load of the warehouse: what it reads, what it stages, and the one transaction that it writes in."""
 
+import difflib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+import psycopg2.errors
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
@@ -21,6 +23,7 @@ from lib import database, locks, report, spark
 from lib.jobs import lineage
 from lib.ledger import cuts
 from lib.ledger.cuts import Cut, Window
+from lib.schemas import CONTRACTS, ORDER_LINES
 from lib.settings import settings
 from lib.warehouse import dedup, held, read
 
@@ -55,6 +58,8 @@ class Load:
     short_of: str = ""
     """That this load doesn't get to its cycle's cut, and which jobs it waits for."""
     _staging: list[str] = field(default_factory=list)
+    checked: bool = False
+    """Whether rules of quality were checked, none of the hard ones broken."""
     seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
     """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
 
@@ -100,7 +105,14 @@ class Load:
         as_rows
             Spark needs the rows themselves, rather than what PostgreSQL makes of them by grouping: many are read in
             several tasks.
+
+        Raises
+        ------
+        LookupError
+            When there is no such realtime table.
         """
+        if name not in (known := [*CONTRACTS, ORDER_LINES]):
+            raise LookupError(f"{name} is no realtime table with events; there are {', '.join(known)}")
         return read.events(self.session, self, name, added, open_day=open_day, as_rows=as_rows)
 
     def staged(self, table: str) -> DataFrame:
@@ -129,14 +141,14 @@ class Load:
         Raises
         ------
         TypeError
-            When the frame has a column of a type, such as a list, that a staging table can't have.
+            When the frame has a column of a type, such as a list, that a staging table can't have, or of one that
+            PostgreSQL would change to that of the table in silence: a text to a date, a double to an amount of money.
         """
         table = f"{name}_{uuid.uuid4().hex[:12]}"
         place, source = sql.Identifier("staging", table), sql.Identifier(*like.split("."))
-        known = set(self._names(source))
-        columns = [
-            sql.Identifier(column.name) if column.name in known else _null(column) for column in frame.schema.fields
-        ]
+        known, fields = self._types(source), frame.schema.fields
+        _refuse_other_types(like, known, fields)
+        columns = [sql.Identifier(each.name) if each.name in known else _null(each) for each in fields]
         create = sql.SQL("create unlogged table {} as select {} from {} limit 0").format(
             place, sql.SQL(", ").join(columns), source
         )
@@ -167,7 +179,11 @@ class Load:
     @contextmanager
     def _waiting_for(self, what: str) -> Iterator[None]:
         began = time.monotonic()
-        yield
+        try:
+            yield
+        except psycopg2.errors.InFailedSqlTransaction as error:
+            error.add_note("An earlier statement of this load has failed, so none can follow: run from `begin` again.")
+            raise
         self.seconds[what] += time.monotonic() - began
 
     def insert_new(self, table: str, staged: str, key: Sequence[str]) -> int:
@@ -182,8 +198,14 @@ class Load:
         """Insert staged rows, or replace those with the same key where they differ; return the number written.
 
         `touch` names a column that takes the time of a replacement.
+
+        Raises
+        ------
+        LookupError
+            When a staged column is none of the table's: a misspelled one would leave the right one empty.
         """
         columns = self._columns(staged, table)
+        self._refuse_unknown(staged, table, columns)
         values = [sql.Identifier(name) for name in columns if name not in key]
         sets = [sql.SQL("{0} = excluded.{0}").format(name) for name in values]
         sets += [sql.SQL("{} = clock_timestamp()").format(sql.Identifier(touch))] if touch else []
@@ -212,6 +234,15 @@ class Load:
         where = sql.SQL(" and ").join([*conditions, missing])
         return self.execute(sql.SQL("delete from {} as t where {}").format(sql.Identifier(*table.split(".")), where))
 
+    def _refuse_unknown(self, staged: str, table: str, columns: Sequence[str]) -> None:
+        unknown = [name for name in self._names(sql.Identifier("staging", staged)) if name not in columns]
+        if unknown:
+            missing = [name for name in self._names(sql.Identifier(*table.split("."))) if name not in columns]
+            close = difflib.get_close_matches(unknown[0], missing, n=1)
+            raise LookupError(
+                f"{table} has no column {', '.join(unknown)}" + (f"; do you mean {close[0]}?" if close else "")
+            )
+
     def _columns(self, staged: str, table: str) -> list[str]:
         """The staged columns that the table has, too."""
         known = set(self._names(sql.Identifier(*table.split("."))))
@@ -219,7 +250,12 @@ class Load:
 
     def _names(self, table: sql.Composable) -> list[str]:
         """The columns of a table, in order."""
-        return list(self.query(_COLUMNS, table.as_string(self.connection))["attname"])
+        return list(self._types(table))
+
+    def _types(self, table: sql.Composable) -> dict[str, str]:
+        """The columns of a table, in order, each with its type."""
+        columns = self.query(_COLUMNS, table.as_string(self.connection))
+        return dict(zip(columns["attname"], columns["type"], strict=True))
 
     def query(self, statement: sql.Composable | str, *values: Any, **named: Any) -> pd.DataFrame:
         """The rows of a query as the load's transaction sees them; values for its `%s`, or named ones for `%(name)s`."""
@@ -245,7 +281,8 @@ class Load:
         if rows_written is not None:
             report.glue(rows_written=rows_written, seconds=self.seconds)
         done = "committed, rows and watermark together" if self.publish else "rolled back, since `publish` is off"
-        return f"The checks hold. {self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}."
+        checks = "The checks hold." if self.checked else "No rule was checked."
+        return f"{checks} {self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}."
 
     def abandon(self) -> None:
         """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
@@ -264,7 +301,8 @@ where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and attnam
 """
 
 _COLUMNS = """
-select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum
+select attname, atttypid::regtype::text as type from pg_attribute
+where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum
 """
 
 _TYPES = {
@@ -276,6 +314,34 @@ _TYPES = {
     "date": sql.SQL("null::date"),
     "timestamp": sql.SQL("null::timestamptz"),
 }
+
+_NUMBERS = {"smallint", "integer", "bigint", "numeric", "double precision"}
+_KEPT = {
+    "boolean": {"boolean"},
+    "tinyint": _NUMBERS,
+    "smallint": _NUMBERS,
+    "int": _NUMBERS,
+    "bigint": _NUMBERS,
+    "decimal": {"numeric", "double precision"},
+    "float": {"double precision"},
+    "double": {"double precision"},
+    "string": {"text", "character varying"},
+    "date": {"date"},
+    "timestamp": {"timestamp with time zone"},
+}
+"""For each of Spark's types those of PostgreSQL that keep its values, or refuse those that are too large."""
+
+
+def _refuse_other_types(table: str, known: Mapping[str, str], fields: Sequence[StructField]) -> None:
+    """Refuse columns whose values PostgreSQL would change in silence, as it puts them into a table with these columns."""
+    wrong = []
+    for column in fields:
+        kind = column.dataType.simpleString()
+        kept = _KEPT.get(kind.partition("(")[0])
+        if column.name in known and kept and known[column.name] not in kept:
+            wrong.append(f"{column.name} is of type {kind}, and {table} has it as {known[column.name]}")
+    if wrong:
+        raise TypeError(f"{'; '.join(wrong)}: cast it, as by `F.col(…).cast(…)`")
 
 
 def _null(column: StructField) -> sql.Composable:

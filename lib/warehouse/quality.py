@@ -255,6 +255,7 @@ def _conclude(
     report.table(_for_people(findings), caption=f"Rules of {table}", limit=len(findings))
     broken = [finding for finding in findings if finding.rows and finding.rule.severity == "hard"]
     if not broken:
+        load.checked = True
         if load.publish:
             _store(load.connection, load.job, findings)
         return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 
+import psycopg2.errors
 import pytest
 import stored
 from line import Line
@@ -137,6 +138,57 @@ def test_a_column_that_no_staging_table_can_have_is_named(stack: Settings) -> No
         frame = load.session.sql("select 'x' as country, array(1, 2) as numbers")
         with pytest.raises(TypeError, match=r"numbers is of type array<int>; a staging table has boolean, .*: cast it"):
             load.stage("odd", frame, like="dim_geography")
+    finally:
+        load.abandon()
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("'01.11.2026' as analysis_date", "string, and product_performance has it as date"),
+        ("timestamp '2026-11-01 12:00:00' as analysis_date", "timestamp, and product_performance has it as date"),
+        ("1.7 as total_sales", r"decimal\(2,1\), and product_performance has it as bigint"),
+        ("1.7d as total_sales", "double, and product_performance has it as bigint"),
+        ("19.999d as total_revenue", "double, and product_performance has it as numeric"),
+        ("'12' as total_sales", "string, and product_performance has it as bigint"),
+        ("12 as product_id", "int, and product_performance has it as text"),
+    ],
+)
+def test_a_column_that_postgresql_would_change_in_silence_is_named_with_both_types(
+    stack: Settings, column: str, kind: str
+) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        with pytest.raises(TypeError, match=f"{column.split()[-1]} is of type {kind}: cast it"):
+            load.stage("odd", load.session.sql(f"select {column}"), like="product_performance")
+    finally:
+        load.abandon()
+
+
+def test_what_a_load_is_asked_for_by_a_wrong_name_is_told_with_the_right_one(stack: Settings) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        with pytest.raises(LookupError, match=r"transaction is no realtime table .* transactions, product_view_events"):
+            load.events("transaction")
+        frame = load.session.sql("select 'p' as product_id, date '2026-11-01' as analysis_date, 0.5d as conversion_rat")
+        staged = load.stage("odd", frame, like="product_performance")
+        with pytest.raises(
+            LookupError, match="product_performance has no column conversion_rat; do you mean conversion_rate"
+        ):
+            load.upsert("product_performance", staged, ["product_id", "analysis_date"])
+        assert load.finish().startswith("No rule was checked. test/tables")
+    finally:
+        load.abandon()
+
+
+def test_after_a_statement_that_has_failed_a_load_says_to_begin_again(stack: Settings) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        with pytest.raises(psycopg2.errors.UndefinedTable):
+            load.query("select * from nowhere")
+        with pytest.raises(psycopg2.errors.InFailedSqlTransaction) as refused:
+            load.query("select 1")
+        assert "run from `begin` again" in refused.value.__notes__[0]
     finally:
         load.abandon()
 

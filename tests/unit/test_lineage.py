@@ -56,8 +56,17 @@ def test_an_exploration_that_is_called_like_a_table_is_not_waited_for(tmp_path: 
     assert lineage.writers(tmp_path, ["warehouse.a", "warehouse.b"]) == ["etl/b"]
 
 
-def test_a_name_that_no_notebook_has_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("etl/nothing", "`begin` takes the name of the notebook"),
+        ("a", "do you mean etl/a"),
+        ("etl/aa", "do you mean etl/a"),
+        ("explore/tour", "no front matter of a job: give `begin` what it `reads`"),
+    ],
+)
+def test_a_name_that_no_job_has_is_refused_with_what_to_give_instead(tmp_path: Path, name: str, hint: str) -> None:
     tiny_notebooks.write(tmp_path / "explore" / "tour.ipynb", None)
-    for name in ("etl/nothing", "explore/tour"):
-        with pytest.raises(LookupError, match="`begin` takes the name of the notebook"):
-            lineage.declared(tmp_path, name)
+    writes(tmp_path, "etl/a", "a")
+    with pytest.raises(LookupError, match=hint):
+        lineage.declared(tmp_path, name)
