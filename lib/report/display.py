@@ -137,7 +137,18 @@ def table(
         Column to format: a format specification (`",.2f"`, `".1%"`, `"d"` for a year) or a function to text.
     limit
         Most rows to show; a note says how many there are when some are left out.
+
+    Raises
+    ------
+    TypeError
+        When the frame isn't one of pandas.
     """
+    if not hasattr(frame, "items"):
+        kind = type(frame)
+        raise TypeError(
+            f"a table shows a frame of pandas, not {kind.__module__}.{kind.__name__};"
+            " of a Spark frame take `frame.limit(20).toPandas()`"
+        )
     formats = formats or {}
     head, columns = [], []
     for name, column in frame.head(limit).items():

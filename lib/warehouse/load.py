@@ -36,6 +36,9 @@ IDLE_MINUTES = 10
 STALE_HOURS = 12
 """A staging table that is older was left by a run that was killed."""
 
+LONGEST_NAME = 63
+"""Bytes of a name that PostgreSQL keeps."""
+
 PREVIEW = 5
 """Rows that `Load.preview` shows."""
 
@@ -110,9 +113,15 @@ class Load:
         ------
         LookupError
             When there is no such realtime table.
+        ValueError
+            When an added column has the name of one that is computed here.
         """
         if name not in (known := [*CONTRACTS, ORDER_LINES]):
             raise LookupError(f"{name} is no realtime table with events; there are {', '.join(known)}")
+        if taken := sorted({"day", "booked", "is_new"} & set(added)):
+            raise ValueError(
+                f"{', '.join(taken)}: a load computes a column of this name; read the field from the table"
+            )
         return read.events(self.session, self, name, added, open_day=open_day, as_rows=as_rows)
 
     def staged(self, table: str) -> DataFrame:
@@ -140,11 +149,15 @@ class Load:
 
         Raises
         ------
+        ValueError
+            When the name is too long: PostgreSQL would cut off what tells two staging tables apart.
         TypeError
             When the frame has a column of a type, such as a list, that a staging table can't have, or of one that
             PostgreSQL would change to that of the table in silence: a text to a date, a double to an amount of money.
         """
         table = f"{name}_{uuid.uuid4().hex[:12]}"
+        if len(table.encode()) > LONGEST_NAME:
+            raise ValueError(f"the name {name} is too long: a table's has {LONGEST_NAME} bytes, 13 of them added here")
         place, source = sql.Identifier("staging", table), sql.Identifier(*like.split("."))
         known, fields = self._types(source), frame.schema.fields
         _refuse_other_types(like, known, fields)
@@ -183,6 +196,9 @@ class Load:
             yield
         except psycopg2.errors.InFailedSqlTransaction as error:
             error.add_note("An earlier statement of this load has failed, so none can follow: run from `begin` again.")
+            raise
+        except psycopg2.InterfaceError as error:
+            error.add_note("The load is over, or has lost its connection: run from `begin` again.")
             raise
         self.seconds[what] += time.monotonic() - began
 

@@ -170,6 +170,10 @@ def test_what_a_load_is_asked_for_by_a_wrong_name_is_told_with_the_right_one(sta
     try:
         with pytest.raises(LookupError, match=r"transaction is no realtime table .* transactions, product_view_events"):
             load.events("transaction")
+        with pytest.raises(ValueError, match="day: a load computes a column of this name"):
+            load.events("cart_events", "day")
+        with pytest.raises(ValueError, match="is too long: a table's has 63 bytes"):
+            load.stage("n" * 51, load.session.range(1), like="product_performance")
         frame = load.session.sql("select 'p' as product_id, date '2026-11-01' as analysis_date, 0.5d as conversion_rat")
         staged = load.stage("odd", frame, like="product_performance")
         with pytest.raises(

@@ -204,6 +204,11 @@ def test_numbers_of_a_table_are_aligned_and_separated(page: BeautifulSoup) -> No
     assert table.find_next("small").text == "1 of 2 rows"
 
 
+def test_a_table_of_something_else_than_a_pandas_frame_says_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"not builtins.list; of a Spark frame take `frame.limit\(20\).toPandas\(\)`"):
+        report.table([1])  # type: ignore[arg-type]
+
+
 def test_an_empty_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
     monkeypatch.setattr(IPython.display, "display", lambda bundle, **_: shown.append(bundle))
