@@ -42,7 +42,7 @@ JOINED = {
 }
 """Which tables PostgreSQL joins."""
 
-NOT_ALIKE = re.compile(r"EXTRACT\(SECOND|CAST\(.* AS (tinyint|smallint|int|bigint|string)\)")
+NOT_ALIKE = re.compile(r"EXTRACT\(SECOND|CAST\(.* AS (byte|short|integer|long|string)\)")
 """What PostgreSQL computes otherwise than Spark (docs/notebooks.md), as it stands in a plan that has it pushed down."""
 
 
