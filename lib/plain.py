@@ -1,8 +1,9 @@
 """Texts and values of notebooks, whatever they are, in forms that a terminal, the registry and a report can take."""
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -29,6 +30,12 @@ def one_line(text: str, limit: int = 500) -> str:
     # what is far too long is cut first, to save the time that escaping it all would take
     line = printable(" ".join(part.strip() for part in text[: 20 * limit].splitlines() if part.strip()))
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def do_you_mean(name: str, known: Sequence[str]) -> str:
+    """What to write behind a name that is none of the `known` ones: the one whose last part it is, or the most alike, if any."""
+    close = [each for each in known if each.endswith(f"/{name}")] or difflib.get_close_matches(name, known, n=1)
+    return f"; do you mean {close[0]}?" if close else ""
 
 
 def storable_text(text: str, limit: int = LONGEST_TEXT) -> str:

@@ -1,6 +1,5 @@
 """Jobs: notebooks whose first cell says when they run, what they read and what they write."""
 
-import difflib
 import graphlib
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from lib.jobs import cells, front_matter
 from lib.jobs.cells import Parameter
 from lib.jobs.front_matter import SCHEDULES
-from lib.plain import one_line
+from lib.plain import do_you_mean, one_line
 
 DAILY = "0 2 * * *"
 MARKERS = ("<!-- jobs: made by `schedule.py list --markdown` -->", "<!-- /jobs -->")
@@ -281,8 +280,7 @@ def _select_one(jobs: Sequence[Job], name: str) -> list[Job]:
     if name in SCHEDULES:
         return []
     known = [job.name for job in jobs] + [job.short_name for job in jobs] + sorted({job.folder for job in jobs})
-    close = difflib.get_close_matches(name, [*known, *SCHEDULES, "all"], n=1)
-    raise JobError(f"no job or group is called {name}" + (f"; do you mean {close[0]}?" if close else ""))
+    raise JobError(f"no job or group is called {name}{do_you_mean(name, [*known, *SCHEDULES, 'all'])}")
 
 
 def cron_line(job: Job, batch: str) -> str | None:

@@ -1,10 +1,10 @@
 """Which jobs write what a job reads, by the front matter of the notebooks. Every load asks, so it takes milliseconds."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lib import plain
 from lib.jobs import cells, front_matter
 
 
@@ -22,8 +22,7 @@ def declared(folder: Path, job: str) -> dict[str, Any]:
         if front is not None:
             raise LookupError(f"{path} has no front matter of a job: give `begin` what it `reads`")
     known = [path.relative_to(folder).with_suffix("").as_posix() for path in cells.find_notebooks(folder)]
-    close = [name for name in known if name.endswith(f"/{job}")] or difflib.get_close_matches(job, known, n=1)
-    hint = f"; do you mean {close[0]}?" if close else ""
+    hint = plain.do_you_mean(job, known)
     raise LookupError(
         f"{folder}/{job}.ipynb is no job that can be read: `begin` takes the name of the notebook, with its folder{hint}"
     )

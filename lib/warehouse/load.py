@@ -1,6 +1,5 @@
 """One job's load of the warehouse: what it reads, what it stages, and the one transaction that it writes in."""
 
-import difflib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +18,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, StructField
 
-from lib import database, locks, report, spark
+from lib import database, locks, plain, report, spark
 from lib.jobs import lineage
 from lib.ledger import cuts
 from lib.ledger.cuts import Cut, Window
-from lib.schemas import CONTRACTS, ORDER_LINES
 from lib.settings import settings
 from lib.warehouse import dedup, held, read
 
@@ -116,12 +114,6 @@ class Load:
         ValueError
             When an added column has the name of one that is computed here.
         """
-        if name not in (known := [*CONTRACTS, ORDER_LINES]):
-            raise LookupError(f"{name} is no realtime table with events; there are {', '.join(known)}")
-        if taken := sorted({"day", "booked", "is_new"} & set(added)):
-            raise ValueError(
-                f"{', '.join(taken)}: a load computes a column of this name; read the field from the table"
-            )
         return read.events(self.session, self, name, added, open_day=open_day, as_rows=as_rows)
 
     def staged(self, table: str) -> DataFrame:
@@ -220,8 +212,10 @@ class Load:
         LookupError
             When a staged column is none of the table's: a misspelled one would leave the right one empty.
         """
-        columns = self._columns(staged, table)
-        self._refuse_unknown(staged, table, columns)
+        columns, known = self._names(sql.Identifier("staging", staged)), self._names(sql.Identifier(*table.split(".")))
+        if unknown := [name for name in columns if name not in known]:
+            missing = [name for name in known if name not in columns]
+            raise LookupError(f"{table} has no column {', '.join(unknown)}{plain.do_you_mean(unknown[0], missing)}")
         values = [sql.Identifier(name) for name in columns if name not in key]
         sets = [sql.SQL("{0} = excluded.{0}").format(name) for name in values]
         sets += [sql.SQL("{} = clock_timestamp()").format(sql.Identifier(touch))] if touch else []
@@ -249,15 +243,6 @@ class Load:
         missing = sql.SQL("not exists (select from staging.{} as s where {})").format(sql.Identifier(staged), same)
         where = sql.SQL(" and ").join([*conditions, missing])
         return self.execute(sql.SQL("delete from {} as t where {}").format(sql.Identifier(*table.split(".")), where))
-
-    def _refuse_unknown(self, staged: str, table: str, columns: Sequence[str]) -> None:
-        unknown = [name for name in self._names(sql.Identifier("staging", staged)) if name not in columns]
-        if unknown:
-            missing = [name for name in self._names(sql.Identifier(*table.split("."))) if name not in columns]
-            close = difflib.get_close_matches(unknown[0], missing, n=1)
-            raise LookupError(
-                f"{table} has no column {', '.join(unknown)}" + (f"; do you mean {close[0]}?" if close else "")
-            )
 
     def _columns(self, staged: str, table: str) -> list[str]:
         """The staged columns that the table has, too."""

@@ -26,6 +26,8 @@ def events(
     session: SparkSession, load: Reader, name: str, added: Sequence[str], *, open_day: bool, as_rows: bool
 ) -> DataFrame:
     """See `Load.events`."""
+    if name not in (known := [*CONTRACTS, ORDER_LINES]):
+        raise LookupError(f"{name} is no realtime table with events; there are {', '.join(known)}")
     table = "transactions" if name == ORDER_LINES else name
     rereads = open_day and load.window.since is not None
     after, upto = load.window.open(table) if rereads else load.window.unread(table)
@@ -38,13 +40,14 @@ def events(
         # of the batches that the first cut of the open day covered, only the events of that very day aren't settled
         seen = seen.where((batch > load.window.opened(table)) | (day >= F.lit(load.window.settled_before)))
     # each column from the stored ones alone: PostgreSQL can't group by what Spark has computed before
-    dated = seen.withColumns(
-        {
-            "day": day,
-            "booked": booked_day(load.window, table, batch, day),
-            "is_new": batch > load.window.unread(table)[0] if rereads else F.lit(True),
-        }
-    )
+    computed = {
+        "day": day,
+        "booked": booked_day(load.window, table, batch, day),
+        "is_new": batch > load.window.unread(table)[0] if rereads else F.lit(True),
+    }
+    if taken := sorted(computed.keys() & set(added)):
+        raise ValueError(f"{', '.join(taken)}: a load computes a column of this name; read the field from the table")
+    dated = seen.withColumns(computed)
     return dated.coalesce(1) if as_rows and not bounds else dated
 
 
