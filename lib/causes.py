@@ -38,9 +38,14 @@ def brief(name: str, text: str) -> str:
     return one_line(": ".join(filter(None, (cause, line))) or name, LONGEST)
 
 
+def without_java(text: str) -> str:
+    """The text of an error of Spark without the stack of its server's Java, which Spark logs."""
+    return text.partition("\n\nJVM stacktrace:")[0]
+
+
 def _unwrapped(name: str, text: str) -> tuple[str, str]:
     """Class and text of the innermost exception that the text quotes; the class is empty where it names none."""
-    said = text.partition("\n\nJVM stacktrace:")[0].lstrip()
+    said = without_java(text).lstrip()
     if OF_PYTHON.search(said) and TRACEBACK in said:
         raised = _raised(said.rpartition(TRACEBACK)[2])
         return _unwrapped("", raised) if raised else (name, said)

@@ -23,9 +23,9 @@ def connect(database: str) -> Connection:
 def frame(
     connection: Connection, query: str | sql.Composable, parameters: Sequence[Any] | Mapping[str, Any] = ()
 ) -> pd.DataFrame:
-    """The rows of a query, for tables and charts."""
+    """The rows of a query, for tables and charts; without parameters a `%` in it is a `%`."""
     with connection.cursor() as cursor:
-        cursor.execute(query, parameters)
+        cursor.execute(query, parameters or None)
         assert cursor.description is not None
         return pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description])
 

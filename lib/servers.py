@@ -15,6 +15,9 @@ from lib import brokers
 SHORTEST = 4
 """A shorter password isn't looked for in errors, since it would be found in almost any text."""
 
+SPARK_PORT = 15002
+"""Where Spark Connect listens, unless an address says otherwise."""
+
 DATABASE_HINT = "write postgresql://user:password@host:5432/database, with %40 for @, %2F for / … in the password"
 SPARK_HINT = "write sc://host:15002/;token=…"
 
@@ -62,7 +65,7 @@ def check_spark(address: SecretStr) -> SecretStr:
 def _is_spark(text: str) -> bool:
     try:
         place = urlsplit(text)
-        port = str(place.port or 15002)
+        port = str(place.port or SPARK_PORT)
     except ValueError:
         return False
     path, _, parameters = place.path.partition(";")

@@ -2,15 +2,24 @@
 
 import atexit
 import os
+import socket
+import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 
+from lib import servers
 from lib.settings import settings
+
+# an error of a query says where in it already; this would print it once more, as a line of JSON
+for _printer in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+    PySparkLogger.getLogger(_printer).disabled = True
 
 # makes `pyspark.sql.functions` return columns for Connect; `SparkSession.builder.remote` would set it as well
 os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
@@ -87,12 +96,27 @@ def connect(
     address: SecretStr, retries: dict[str, Any] = AT_WORK, connecting: dict[str, Any] = CONNECTING
 ) -> SparkSession:
     """A new session on the Spark Connect server at `address`; it is closed when this process ends normally."""
+    _say_if_away(address)
     session = ConnectSession(connection=address.get_secret_value())
     session.client.set_retry_policies([DefaultPolicy(**connecting)])
     assert session.version
     session.client.set_retry_policies([DefaultPolicy(**retries)])
     atexit.register(close, session)
     return session
+
+
+def _say_if_away(address: SecretStr) -> None:
+    """Say that nothing answers at the address of a server: to connect then waits for it, in silence, for a minute or more."""
+    place = urlsplit(address.get_secret_value())
+    host, port = place.hostname or "", place.port or servers.SPARK_PORT
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        print(
+            f"Spark doesn't answer at {host}:{port}; waiting, as it may be starting."
+            " (`make status` says what runs, `make up` starts the stack.)",
+            file=sys.stderr,
+        )
 
 
 def attach(address: SecretStr, session_id: str) -> SparkSession:

@@ -20,13 +20,14 @@ PARAMETERS = {
 MAX_LINES = 20
 MAGIC = re.compile(r"^\s*[%!?]|^\s*\w+\s*=\s*[%!]")
 CONNECTION = re.compile(r"\b(postgres(ql)?|jdbc|sc|redis)(:\w+)?://?\w")
+CONNECTED = "a connection string or a change of sys.path: settings come from lib/settings.py"
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def validate(folder: Path) -> list[Problem]:
     """Everything that is wrong with the notebooks under `folder`, the template included, in order.
 
-    Explorations, which aren't jobs, need neither sections nor parameters.
+    An exploration, which isn't a job, is free in all but this: no connection string stands in it.
     """
     jobs, problems = scan(folder)
     for path in [*find_notebooks(folder), *sorted(folder.glob("_template.ipynb"))]:
@@ -43,9 +44,12 @@ def validate(folder: Path) -> list[Problem]:
 
 
 def _notebook(name: str, job: Job | None, cells: Sequence[Cell]) -> Iterator[tuple[int, str]]:
+    is_job = any("job" in cell.tags for cell in cells)
+    if not is_job and not name.startswith((*JOB_FOLDERS, "_")):
+        yield from ((number, CONNECTED) for number, cell in enumerate(cells, start=1) if _connects(cell))
+        return
     for number, cell in enumerate(cells, start=1):
         yield from ((number, message) for message in _cell(cell))
-    is_job = any("job" in cell.tags for cell in cells)
     title = 2 if is_job else 1
     if len(cells) < title or cells[title - 1].kind != "markdown" or not cells[title - 1].source.startswith("# "):
         yield title, "the title is missing: a text cell that begins with `# `"
@@ -69,8 +73,8 @@ def _cell(cell: Cell) -> Iterator[str]:
     if any(MAGIC.match(line) for line in lines):
         yield "a magic or shell command: plain Python only"
         return
-    if CONNECTION.search(cell.source) or "sys.path" in cell.source:
-        yield "a connection string or a change of sys.path: settings come from lib/settings.py"
+    if _connects(cell):
+        yield CONNECTED
     try:
         tree = ast.parse(cell.source)
     except SyntaxError as error:
@@ -81,6 +85,10 @@ def _cell(cell: Cell) -> Iterator[str]:
         return
     if any(isinstance(node, FORBIDDEN) for node in ast.walk(tree)):
         yield "a function or class: what has a name belongs into lib/"
+
+
+def _connects(cell: Cell) -> bool:
+    return cell.kind == "code" and bool(CONNECTION.search(cell.source) or "sys.path" in cell.source)
 
 
 def _parameter_cells(cells: Sequence[Cell]) -> Iterator[tuple[int, str]]:

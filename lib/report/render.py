@@ -18,7 +18,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from lib.causes import ENDED_EARLY
+from lib import causes
 from lib.jobs import front_matter
 from lib.plain import headline
 from lib.report.page import TEMPLATES, duration, instant, write_whole
@@ -69,12 +69,22 @@ def publish_latest(html: Path, latest: Path, *, assets: Path) -> None:
 
 
 def _problem(node: NotebookNode, error: str | None) -> dict[str, str] | None:
-    for output in _outputs(node):
-        if ends_early(output):
-            return {"name": "The run ended early", "text": error or ENDED_EARLY}
-        if output.output_type == "error":
-            return {"name": output.ename, "text": output.evalue}
+    section = ""
+    for cell in node.cells:
+        section = heading(cell) or section
+        for output in cell.get("outputs", []):
+            if ends_early(output):
+                return {"name": "The run ended early", "text": error or causes.ENDED_EARLY}
+            if output.output_type == "error":
+                place = f" in {section}" if section else ""
+                return {"name": f"{output.ename}{place}", "text": causes.without_java(output.evalue)}
     return {"name": "The run didn't finish", "text": error} if error else None
+
+
+def heading(cell: NotebookNode) -> str:
+    """The section that a cell begins, if it is a text cell with the heading of one."""
+    lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+    return next((line[3:].strip() for line in reversed(lines) if line.startswith("## ")), "")
 
 
 def _root(html: Path, assets: Path) -> str:

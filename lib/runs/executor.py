@@ -231,9 +231,7 @@ def _sections(cells: list[NotebookNode]) -> list[str]:
     sections = []
     section = ""
     for cell in cells:
-        headings = [line for line in cell.source.splitlines() if line.startswith("## ")]
-        if cell.cell_type == "markdown" and headings:
-            section = headings[-1][3:].strip()
+        section = render.heading(cell) or section
         sections.append(section)
     return sections
 

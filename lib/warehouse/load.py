@@ -61,6 +61,8 @@ class Load:
     _staging: list[str] = field(default_factory=list)
     checked: bool = False
     """Whether rules of quality were checked, none of the hard ones broken."""
+    _unstaged: set[str] = field(default_factory=set)
+    """What couldn't be staged, and hasn't been since."""
     seconds: dict[str, float] = field(default_factory=lambda: {"spark": 0.0, "postgres": 0.0})
     """How long this load has waited for Spark (its actions are the writes to staging tables) and for PostgreSQL."""
 
@@ -147,6 +149,7 @@ class Load:
             When the frame has a column of a type, such as a list, that a staging table can't have, or of one that
             PostgreSQL would change to that of the table in silence: a text to a date, a double to an amount of money.
         """
+        self._unstaged.add(name)
         table = f"{name}_{uuid.uuid4().hex[:12]}"
         if len(table.encode()) > LONGEST_NAME:
             raise ValueError(f"the name {name} is too long: a table's has {LONGEST_NAME} bytes, 13 of them added here")
@@ -165,6 +168,7 @@ class Load:
         with self._waiting_for("spark"):
             frame.write.format("jdbc").options(**options).mode("append").save()
         self.execute(sql.SQL("analyze {}").format(place))
+        self._unstaged.discard(name)
         return table
 
     def preview(self, staged: str) -> int:
@@ -178,7 +182,7 @@ class Load:
     def execute(self, statement: sql.Composable | str, *parameters: Any) -> int:
         """Run one statement in the load's transaction, and return the number of rows that it touched."""
         with self._waiting_for("postgres"), self.connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
+            cursor.execute(statement, parameters or None)
             return int(cursor.rowcount)
 
     @contextmanager
@@ -263,12 +267,22 @@ class Load:
         with self._waiting_for("postgres"):
             return database.frame(self.connection, statement, named or values)
 
-    def finish(self, *, rows_written: int | None = None) -> str:
+    def finish(self, *, rows_written: int | None = None) -> None:
         """Move the job's watermark and commit, both together; without `publish` roll everything back.
 
-        Returns which of the two, in a sentence. With `rows_written` that is told as a number of this run, and beside it
-        how long the load has waited for Spark and for PostgreSQL (`seconds`).
+        Says in a sentence which of the two. With `rows_written` that is told as a number of this run, and beside it how
+        long the load has waited for Spark and for PostgreSQL (`seconds`).
+
+        Raises
+        ------
+        RuntimeError
+            When something couldn't be staged, and hasn't been since: the watermark would pass over its events.
         """
+        if self._unstaged:
+            raise RuntimeError(
+                f"{', '.join(sorted(self._unstaged))} couldn't be staged, and the watermark would pass over its events:"
+                " mend the cell that failed and run it again, or all from `begin`"
+            )
         with self.connection.cursor() as cursor:
             cut = self.cut if self.cut.cut_id else cuts.store_cut(cursor, self.cut)
             if not self.past:
@@ -283,7 +297,7 @@ class Load:
             report.glue(rows_written=rows_written, seconds=self.seconds)
         done = "committed, rows and watermark together" if self.publish else "rolled back, since `publish` is off"
         checks = "The checks hold." if self.checked else "No rule was checked."
-        return f"{checks} {self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}."
+        print(f"{checks} {self.job} has read up to the cut of {cut.run_date}{self.short_of}; {done}.")
 
     def abandon(self) -> None:
         """Roll everything back and close the load, so that no later cell of the notebook can commit it."""
@@ -383,7 +397,11 @@ def begin(
     upstream = lineage.writers(
         folder, [table for table in declared.get("reads", ()) if table != declared.get("writes")]
     )
-    connection = database.connect("warehouse")
+    try:
+        connection = database.connect("warehouse")
+    except psycopg2.OperationalError as error:
+        error.add_note("Is the stack up? `make status` says what runs, and `make up` starts it.")
+        raise
     with connection.cursor() as cursor:
         cursor.execute("set idle_in_transaction_session_timeout = %s", [f"{IDLE_MINUTES}min"])
         if publish:

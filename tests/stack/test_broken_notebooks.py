@@ -31,7 +31,7 @@ from tests.fuzz import notebooks
 
 WAIT_SECONDS = 150
 HEALTHY = ("one", "two", "three", "four")
-LOAD = "from lib import warehouse\nload = warehouse.begin('etl/{name}', cut=cut, publish=publish)\nprint(load.finish())"
+LOAD = "from lib import warehouse\nload = warehouse.begin('etl/{name}', cut=cut, publish=publish)\nload.finish()"
 
 
 def runs_of(warehouse: stored.Connection, *names: str) -> dict[str, dict[str, Any]]:

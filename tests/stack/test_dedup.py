@@ -31,8 +31,7 @@ def load(stack: Settings) -> Iterator[Load]:
             cursor.execute("grant select, insert on test_events to globalmart_etl")
         begun = warehouse.begin("test/dedup", reads=())
         yield begun
-        begun.connection.rollback()
-        begun.finish()
+        begun.abandon()
         with admin, admin.cursor() as cursor:
             cursor.execute("drop table test_events")
 

@@ -84,8 +84,7 @@ def load(stack: Settings) -> Iterator[Load]:
             cursor.execute(TABLE)
         begun = warehouse.begin("test/scd2", reads=())
         yield begun
-        begun.connection.rollback()
-        begun.finish()
+        begun.abandon()
         with admin, admin.cursor() as cursor:
             cursor.execute("drop table test_colours")
 

@@ -181,8 +181,42 @@ def test_what_a_load_is_asked_for_by_a_wrong_name_is_told_with_the_right_one(sta
         ):
             load.upsert("product_performance", staged, ["product_id", "analysis_date"])
     finally:
-        told = load.finish()
-    assert told.startswith("No rule was checked. test/tables")
+        load.abandon()
+
+
+def test_a_load_says_how_it_ended_and_that_nothing_was_checked(
+    stack: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warehouse_room.begin("test/tables", reads=()).finish()
+    assert capsys.readouterr().out.startswith("No rule was checked. test/tables has read up to")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["select 'p' as product_id, 1.5d as total_views", "select raise_error('planted') as product_id"],
+    ids=["refused", "failed in Spark"],
+)
+def test_a_load_of_which_a_part_could_not_be_staged_is_not_finished(stack: Settings, wrong: str) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        with pytest.raises((TypeError, PySparkException)):
+            load.stage("products", load.session.sql(wrong), like="product_performance")
+        with pytest.raises(RuntimeError, match=r"products couldn't be staged, .* mend the cell that failed"):
+            load.finish()
+        load.stage("products", load.session.sql("select 'p' as product_id"), like="product_performance")
+        load.finish()
+    finally:
+        load.abandon()
+
+
+def test_a_percent_sign_in_a_query_without_values_is_one(stack: Settings) -> None:
+    load = warehouse_room.begin("test/tables", reads=())
+    try:
+        assert load.query("select 'Books' like 'B%' as found").iloc[0, 0]
+        assert load.query("select 'Books' like %s as found", "B%").iloc[0, 0]
+        assert load.execute("select 1 where 'Books' like 'B%'") == 1
+    finally:
+        load.abandon()
 
 
 def test_after_a_statement_that_has_failed_a_load_says_to_begin_again(stack: Settings) -> None:

@@ -198,6 +198,13 @@ def test_a_notebook_as_it_should_be_has_no_problem(tmp_path: Path) -> None:
     assert conventions.validate(tmp_path) == []
 
 
+def test_an_exploration_is_free_but_for_addresses_with_passwords(tmp_path: Path) -> None:
+    code = ["%matplotlib inline", "def f(): ...", "x = 1\n" * 21, "connect('postgresql://a:b@c/d')"]
+    tiny_notebooks.save(tmp_path / "explore" / "tour.ipynb", [new_code_cell(each) for each in code])
+    [problem] = conventions.validate(tmp_path)
+    assert problem.cell == 4 and "a connection string" in problem.message
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

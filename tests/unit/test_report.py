@@ -312,11 +312,23 @@ def test_plotly_is_copied_once_and_whole(runs: Path) -> None:
 
 def test_failed_run_says_so_at_its_top_and_shows_what_led_there(failed: BeautifulSoup) -> None:
     assert failed.select_one(".badge").text == "failed"
-    assert failed.select_one("header .problem h2").text == "AssertionError"
+    assert failed.select_one("header .problem h2").text == "AssertionError in Check"
     assert failed.select_one("header .problem pre").text == "one is <not> more than two"
     assert "a hint on stderr" in failed.main.text
     assert "assert 1 > 2" in failed.select_one("pre.traceback").text
     assert "Never reached" not in failed.main.text
+
+
+def test_an_error_of_spark_is_shown_at_the_top_without_the_stack_of_java(runs: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(runs / "analytics/rfm_analysis/2026-11-22/r1.ipynb", as_version=4)
+    text = "[DIVIDE_BY_ZERO] Division by zero.\n\nJVM stacktrace:\norg.apache.spark.SparkArithmeticException\n\tat x.y"
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("error", ename="ArithmeticException", evalue=text)]
+    executed = runs / "analytics/rfm_analysis/2026-11-22/java.ipynb"
+    nbformat.write(notebook, executed)
+
+    render.render(executed, tmp_path / "r.html", assets=runs / "assets")
+
+    assert parse(tmp_path / "r.html").select_one("header .problem pre").text == "[DIVIDE_BY_ZERO] Division by zero."
 
 
 def test_killed_run_is_failed_though_its_notebook_knows_nothing(runs: Path, tmp_path: Path) -> None:

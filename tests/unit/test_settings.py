@@ -2,11 +2,13 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from lib import spark
 from lib.settings import ROOT, TOPICS, Settings, overridden, settings
 
 SECRETS = {"GM_REALTIME_PASSWORD": "r", "GM_WAREHOUSE_PASSWORD": "w", "GM_ADMIN_PASSWORD": "a", "GM_SPARK_TOKEN": "t"}
@@ -185,3 +187,16 @@ def test_overridden_settings_hold_for_a_block_and_for_what_it_starts(monkeypatch
     assert (settings().rate, os.environ["GM_RATE"]) == (20, "20")
     assert "GM_CRON" not in os.environ
     settings.cache_clear()
+
+
+def test_who_connects_to_a_spark_that_is_away_is_told_that_this_waits_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at_once = {"max_retries": 0, "initial_backoff": 1, "backoff_multiplier": 1.0, "max_backoff": 1}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        port = taken.getsockname()[1]
+        with pytest.raises(Exception, match=r"refused|UNAVAILABLE|retries"):
+            spark.connect(SecretStr(f"sc://127.0.0.1:{port}/;token=canary"), at_once, at_once)
+    told = capsys.readouterr().err
+    assert f"Spark doesn't answer at 127.0.0.1:{port}; waiting" in told and "canary" not in told
