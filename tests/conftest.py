@@ -2,6 +2,12 @@
 
 import os
 
+from hypothesis import HealthCheck, settings
+
+# how long an example takes depends on what else the machine does
+settings.register_profile("globalmart", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("globalmart")
+
 for name in [name for name in os.environ if name.startswith("GM_")]:
     del os.environ[name]
 os.environ["GM_ENV_FILE"] = os.devnull

@@ -53,9 +53,7 @@ rows = st.lists(
     st.tuples(st.sampled_from([f"e'{n}é" for n in range(40)]), st.none() | st.integers(-2, 2), st.integers(0, 9)),
     max_size=200,
 )
-spark_examples = settings(
-    max_examples=6, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-)
+spark_examples = settings(max_examples=6, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @spark_examples
@@ -92,7 +90,7 @@ def test_the_key_may_have_several_columns(load: Load) -> None:
 keys = st.tuples(st.sampled_from("abcdef"), st.integers(0, 3))
 
 
-@settings(max_examples=50, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(known=st.sets(keys), candidates=st.lists(keys), more=st.lists(keys, max_size=3))
 def test_candidates_that_the_table_has_are_left_out_and_no_others(
     warehouse: Connection, known: set[tuple[str, int]], candidates: list[tuple[str, int]], more: list[tuple[str, int]]

@@ -283,9 +283,7 @@ def test_there_and_back_on_three_days_makes_three_versions_and_within_a_day_none
 # --- the booked day
 
 TABLE = "cart_events"
-examples = settings(
-    max_examples=60, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-)
+examples = settings(max_examples=60, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 def booked_by_rule(cuts: Sequence[Cut], batch: int, own: date) -> date:

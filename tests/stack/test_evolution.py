@@ -301,7 +301,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sent=st.lists(st.tuples(st.sampled_from("abcdef"), FIELDS), min_size=1, max_size=9),
     splits=st.lists(st.sets(st.integers(1, 8)), min_size=2, max_size=2),

@@ -207,7 +207,7 @@ def merge(connection: stored.Connection, boundaries: Sequence[int], portion: int
         assert reached == max(boundaries)
 
 
-@settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(made, min_size=1, max_size=30),
     cuts=st.sets(st.integers(0, 30), min_size=1, max_size=5),

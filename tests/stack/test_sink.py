@@ -380,7 +380,7 @@ KINDS = {
 }
 
 
-@settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     topic=st.lists(st.lists(st.sampled_from(list(KINDS)), max_size=12), min_size=1, max_size=3),
     ends=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=4),

@@ -17,7 +17,7 @@ def test_every_embedded_part_runs_and_a_second_start_is_harmless(stack: Settings
     parts_of_stack.up(stack)
     after = parts_of_stack.status(stack)
     running = {name: row["pid"] for name, row in after.items() if row["state"] == "RUNNING"}
-    assert set(running) == {"kafka", "realtime", "warehouse", "spark-speed", "spark-batch", "watch"}
+    assert set(running) == {"kafka", "realtime", "warehouse", "redis", "spark-speed", "spark-batch", "watch"}
     assert running == {name: before[name]["pid"] for name in running}
 
 
@@ -41,7 +41,8 @@ def test_a_warehouse_without_tables_is_a_line_that_says_what_to_do(
 def secrets(config: Settings) -> list[str]:
     """Every secret of the stack, in clear."""
     passwords = (config.realtime_password, config.warehouse_password, config.admin_password, config.spark_token)
-    return [secret.get_secret_value() for secret in (*passwords, config.lab_token)]
+    more = (config.lab_token, config.reader_password, config.redis_password, config.api_key)
+    return [secret.get_secret_value() for secret in (*passwords, *more)]
 
 
 def test_no_command_line_and_no_log_tells_a_secret(stack: Settings) -> None:

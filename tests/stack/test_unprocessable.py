@@ -128,7 +128,7 @@ def test_an_error_that_the_database_itself_raises_is_buried_with_its_neighbours_
     assert detail.startswith("RaiseException: not this one")
 
 
-@settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kinds=st.lists(st.sampled_from(["good", "poison", "again", "dead", "new field"]), min_size=1, max_size=20))
 def test_any_mixture_stores_what_can_be_and_the_counts_tie(
     owner: Connection, monkeypatch: pytest.MonkeyPatch, kinds: list[str]

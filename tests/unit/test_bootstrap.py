@@ -75,17 +75,28 @@ def test_env_has_generated_passwords_that_only_its_owner_reads(clone: Path) -> N
     bootstrap.write_env()
     env_file = clone / ".env"
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
-    secrets = {name: value for name, value in dotenv_values(env_file).items() if re.search("PASSWORD|TOKEN", name)}
-    assert len(secrets) == len(set(secrets.values())) == 5
+    secrets = {name: value for name, value in dotenv_values(env_file).items() if re.search("PASSWORD|TOKEN|KEY", name)}
+    assert len(secrets) == len(set(secrets.values())) == 8
     assert all(re.fullmatch("[0-9a-f]{32}", value or "") for value in secrets.values())
     assert "generated" not in (value for value in dotenv_values(env_file).values())
     assert sorted(file.name for file in clone.iterdir()) == [".env", ".env.example"]
 
 
-def test_an_existing_env_is_left_alone(clone: Path) -> None:
-    (clone / ".env").write_text("GM_RATE=1\n")
+def test_an_existing_env_keeps_its_lines_and_gets_the_passwords_that_it_lacks(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / ".env").write_text("GM_RATE=1\n export GM_SPARK_TOKEN=mine  # kept")
+    monkeypatch.setenv("GM_LAB_TOKEN", "given")
     bootstrap.write_env()
-    assert (clone / ".env").read_text() == "GM_RATE=1\n"
+    text = (clone / ".env").read_text()
+    assert text.startswith("GM_RATE=1\n export GM_SPARK_TOKEN=mine  # kept\nGM_")
+    added = dict(line.split("=") for line in text.splitlines()[2:])
+    wanted = set(re.findall(r"^(GM_\w+)=generated$", (clone / ".env.example").read_text(), re.MULTILINE))
+    assert added.keys() == wanted - {"GM_SPARK_TOKEN", "GM_LAB_TOKEN"}
+    assert len(set(added.values())) == len(added)
+    assert (clone / ".env").stat().st_mode & 0o777 == 0o600
+    bootstrap.write_env()
+    assert (clone / ".env").read_text() == text
 
 
 def test_env_can_be_sourced_by_a_shell_and_means_the_same(clone: Path) -> None:

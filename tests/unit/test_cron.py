@@ -110,7 +110,7 @@ def each_minute(start: datetime, days: int) -> Iterator[datetime]:
     return (start + timedelta(minutes=number) for number in range(1, days * 24 * 60 + 1))
 
 
-@settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
+@settings(max_examples=300, phases=[Phase.generate])
 @given(line=LINES, offset=st.integers(0, 800))
 def test_the_next_minute_is_the_one_that_a_search_minute_by_minute_finds(line: str, offset: int) -> None:
     start = START + timedelta(days=offset, seconds=17)

@@ -179,14 +179,14 @@ def test_what_is_given_is_what_the_notebook_gets(tmp_path: Path) -> None:
     assert found == {f"p{number}": value for number, (*_, value) in enumerate(TAKEN)}
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 @given(text=st.text())
 def test_any_text_arrives_as_it_is(text: str) -> None:
     line = PythonTranslator.codify({"p": read("str", text)}).splitlines()[-1]
     assert ast.literal_eval(line.removeprefix("p = ")) == text
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 @given(number=st.floats(allow_nan=False, allow_infinity=False), whole=st.integers())
 def test_any_number_arrives_as_it_is(number: float, whole: int) -> None:
     assert read("float", repr(number)) == number and read("int", str(whole)) == whole

@@ -99,8 +99,11 @@ def test_settings_show_no_secret_in_any_form(external: Settings) -> None:
 def test_each_setting_with_an_address_is_a_secret_in_type() -> None:
     typed = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
     assert typed == {
-        *("realtime_password", "warehouse_password", "admin_password", "spark_token", "lab_token"),
-        *("realtime_dsn", "realtime_admin_dsn", "warehouse_dsn", "warehouse_admin_dsn", "spark_speed", "spark_batch"),
+        *("realtime_password", "warehouse_password", "admin_password", "reader_password", "redis_password"),
+        *("spark_token", "lab_token", "api_key"),
+        *("realtime_dsn", "realtime_admin_dsn", "realtime_reader_dsn"),
+        *("warehouse_dsn", "warehouse_admin_dsn", "warehouse_reader_dsn"),
+        *("spark_speed", "spark_batch", "redis_url"),
     }
 
 
