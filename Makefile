@@ -54,7 +54,7 @@ docs: ## environment.yml and the README's table of jobs, made anew
 
 lint: setup ## ruff, mypy, import-linter, sqlfluff, and notebooks without outputs
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	@.venv/bin/mypy lib generators schedule.py
+	@.venv/bin/mypy lib generators serving schedule.py
 	@.venv/bin/lint-imports --no-logo --no-cache
 	@.venv/bin/sqlfluff lint --disable-progress-bar sql
 	@git ls-files -z '*.ipynb' | xargs -0 -r .venv/bin/nbstripout --verify

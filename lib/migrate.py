@@ -1,17 +1,24 @@
 """Forward-only migrations: the numbered files of `sql/<database>/`, each in one transaction with its ledger row."""
 
 import hashlib
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
 from psycopg2.extensions import parse_dsn
+from pydantic import SecretStr
 
 from lib import servers
 from lib.settings import ROOT, Settings
 
 ROLE = {"realtime": "globalmart_saver", "warehouse": "globalmart_etl"}
 """The group role of each database, to which its migrations grant the rights that jobs need."""
+
+READERS = "globalmart_reader"
+"""The group role that reads what is served, in both databases."""
 
 LEDGER = """
 create schema if not exists ops;
@@ -30,8 +37,8 @@ class MigrationError(Exception):
 def migrate(config: Settings, database: str, folder: Path | None = None) -> list[str]:
     """Apply what is missing of `sql/<database>/` in the order of the names, and return the files applied.
 
-    Each file commits together with its row in `ops.migrations`. Applying again does nothing. The user of the jobs is
-    made a member of the database's group role.
+    Each file commits together with its row in `ops.migrations`. Applying again does nothing. The user of the jobs and the
+    reader are made members of the database's group roles.
 
     Raises
     ------
@@ -52,13 +59,71 @@ def migrate(config: Settings, database: str, folder: Path | None = None) -> list
             if file.name not in known and _apply(connection, file):
                 applied.append(file.name)
         with connection, connection.cursor() as cursor:
-            user = sql.Identifier(parse_dsn(config.dsn(database))["user"])
-            cursor.execute("select current_user = %s", [parse_dsn(config.dsn(database))["user"]])
-            if cursor.fetchone() == (False,):
-                cursor.execute(sql.SQL("grant {} to {}").format(sql.Identifier(ROLE[database]), user))
+            _grant(cursor, ROLE[database], config.address(database))
+            _grant(cursor, READERS, config.address(database, reader=True))
     finally:
         connection.close()
     return applied
+
+
+def link(config: Settings) -> None:
+    """Tell the warehouse's server where the realtime database is, and as whom to read it: the views of `serving` need it.
+
+    Nothing is done where that is known already. The addresses are those of the settings, as the warehouse's server sees
+    them, too.
+    """
+    place = parse_dsn(config.address("realtime", reader=True).get_secret_value())
+    where = {"host": place["host"], "port": place.get("port", "5432"), "dbname": place["dbname"]}
+    whom = {"user": place["user"], "password": place.get("password", "")}
+    with (
+        closing(servers.connect(config.address("warehouse", admin=True))) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("select pg_advisory_xact_lock(hashtext('globalmart migrations'))")
+        cursor.execute("select coalesce(srvoptions, '{}') from pg_foreign_server where srvname = 'realtime'")
+        known = _options(cursor.fetchone())
+        if where.items() - known.items():
+            cursor.execute(sql.SQL("alter server realtime options ({})").format(_changes(where, known)))
+        cursor.execute(
+            "select coalesce(umoptions, '{}') from pg_user_mappings where srvname = 'realtime' and usename = current_user"
+        )
+        mapped = cursor.fetchone()
+        known = _options(mapped)
+        if mapped is None:
+            cursor.execute(
+                sql.SQL("create user mapping for current_user server realtime options ({})").format(_changes(whom))
+            )
+        elif whom.items() - known.items():
+            cursor.execute(
+                sql.SQL("alter user mapping for current_user server realtime options ({})").format(
+                    _changes(whom, known)
+                )
+            )
+
+
+_SET, _ADD = sql.SQL("set {} {}"), sql.SQL("add {} {}")
+
+
+def _options(row: tuple[list[str], ...] | None) -> dict[str, str]:
+    return dict(option.split("=", 1) for option in row[0]) if row else {}
+
+
+def _changes(wanted: Mapping[str, str], known: Collection[str] | None = None) -> sql.Composable:
+    """A list of options for `create` or, with those that are `known`, for `alter`."""
+    verbs = [sql.SQL("{} {}") if known is None else _SET if name in known else _ADD for name in wanted]
+    return sql.SQL(", ").join(
+        verb.format(sql.Identifier(name), sql.Literal(value))
+        for verb, (name, value) in zip(verbs, wanted.items(), strict=True)
+    )
+
+
+def _grant(cursor: Cursor, role: str, address: SecretStr) -> None:
+    """Make the user of an address a member of a role, unless it is the user that is logged in."""
+    user = parse_dsn(address.get_secret_value())["user"]
+    cursor.execute("select current_user = %s", [user])
+    if cursor.fetchone() == (False,):
+        cursor.execute(sql.SQL("grant {} to {}").format(sql.Identifier(role), sql.Identifier(user)))
 
 
 def _refuse_changes(files: list[Path], known: dict[str, str]) -> None:

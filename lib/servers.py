@@ -19,6 +19,8 @@ SPARK_PORT = 15002
 """Where Spark Connect listens, unless an address says otherwise."""
 
 DATABASE_HINT = "write postgresql://user:password@host:5432/database, with %40 for @, %2F for / … in the password"
+REDIS_PORT = 6379
+REDIS_HINT = "write redis://user:password@host:6379/0, with %40 for @, %2F for / … in the password; rediss:// for TLS"
 SPARK_HINT = "write sc://host:15002/;token=…"
 
 
@@ -60,6 +62,31 @@ def check_spark(address: SecretStr) -> SecretStr:
     if text and not _is_spark(text):
         raise ValueError(f"isn't an address of a Spark Connect server: {SPARK_HINT}")
     return address
+
+
+def check_redis(address: SecretStr) -> SecretStr:
+    """Refuse what isn't a URL of a server of the Redis protocol, as its client's errors would quote it.
+
+    Raises
+    ------
+    ValueError
+        Saying what to write, and nothing of the address.
+    """
+    text = address.get_secret_value()
+    if text and not _is_redis(text):
+        raise ValueError(f"isn't an address of a Redis server: {REDIS_HINT}")
+    return address
+
+
+def _is_redis(text: str) -> bool:
+    try:
+        place = urlsplit(text)
+        port = str(place.port or REDIS_PORT)
+    except ValueError:
+        return False
+    is_whole = text.isascii() and text.isprintable() and not place.query and not place.fragment
+    is_server = place.scheme in ("redis", "rediss") and bool(place.hostname) and _is_port(port)
+    return is_whole and is_server and bool(re.fullmatch("(/[0-9]{0,3})?", place.path))
 
 
 def _is_spark(text: str) -> bool:

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Part = Literal["kafka", "realtime", "warehouse", "spark", "redis"]
 
+READER = "globalmart_serving"
+"""The databases' user that reads what is served, and nothing else."""
+
 TOPICS = {
     "transactions": "transactions-topic",
     "product_view_events": "product-views-topic",
@@ -46,6 +49,7 @@ def _cron_line(value: str) -> str:
 Port = Annotated[int, Field(ge=1, lt=1 << 16)]
 DatabaseAddress = Annotated[SecretStr, AfterValidator(servers.check_database)]
 SparkAddress = Annotated[SecretStr, AfterValidator(servers.check_spark)]
+CacheAddress = Annotated[SecretStr, AfterValidator(servers.check_redis)]
 
 
 class Settings(BaseSettings):
@@ -84,13 +88,16 @@ class Settings(BaseSettings):
     realtime_password: SecretStr = SecretStr("")
     realtime_dsn: DatabaseAddress = SecretStr("")
     realtime_admin_dsn: DatabaseAddress = SecretStr("")
+    realtime_reader_dsn: DatabaseAddress = SecretStr("")
 
     warehouse_port: Port = 5432
     warehouse_password: SecretStr = SecretStr("")
     warehouse_dsn: DatabaseAddress = SecretStr("")
     warehouse_admin_dsn: DatabaseAddress = SecretStr("")
+    warehouse_reader_dsn: DatabaseAddress = SecretStr("")
 
     admin_password: SecretStr = SecretStr("")
+    reader_password: SecretStr = SecretStr("")
 
     spark_speed_port: Port = 15002
     spark_batch_port: Port = 15003
@@ -100,6 +107,16 @@ class Settings(BaseSettings):
     spark_driver_memory: str = "2g"
     spark_executor_memory: str = "2g"
     spark_parallelism: int = Field(default=4, ge=1)
+
+    api_key: SecretStr = SecretStr("")
+    redis_port: Port = 6379
+    redis_password: SecretStr = SecretStr("")
+    redis_url: CacheAddress = SecretStr("")
+
+    api_port: Port = 8000
+    api_host: str = "127.0.0.1"
+    api_url: str = ""
+    api_workers: int = Field(default=1, ge=1)
 
     cron: Annotated[str, AfterValidator(_cron_line)] = "*/5 * * * *"
     rate: float = Field(default=50, gt=0, allow_inf_nan=False)
@@ -132,6 +149,7 @@ class Settings(BaseSettings):
             wrong.append(f"GM_EMBEDDED names {names}; known parts: {', '.join(get_args(Part))}")
         for name in ("data_dir", "runs_dir", "notebooks_dir", "jars_dir"):
             setattr(self, name, (ROOT / getattr(self, name)).resolve())
+        self.api_url = self.api_url.rstrip("/") or f"http://localhost:{self.api_port}"
         if problem := self._contradiction("kafka", "kafka_bootstrap", f"localhost:{self.kafka_port}"):
             wrong.append(problem)
         for part, name, derived in self._addresses():
@@ -148,8 +166,12 @@ class Settings(BaseSettings):
             app, admin = getattr(self, f"{part}_password"), self.admin_password
             yield part, f"{part}_dsn", f"postgresql://globalmart:{_quoted(app)}@localhost:{port}/{part}"
             yield part, f"{part}_admin_dsn", f"postgresql://postgres:{_quoted(admin)}@localhost:{port}/{part}"
+            reader = f"{READER}:{_quoted(self.reader_password)}"
+            yield part, f"{part}_reader_dsn", f"postgresql://{reader}@localhost:{port}/{part}"
         for name, port in (("spark_speed", self.spark_speed_port), ("spark_batch", self.spark_batch_port)):
             yield "spark", name, f"sc://localhost:{port}/;token={_quoted(self.spark_token)}"
+        cache = f"redis://globalmart:{_quoted(self.redis_password)}@localhost:{self.redis_port}/0"
+        yield "redis", "redis_url", cache
 
     def _contradiction(self, part: str, name: str, derived: str | SecretStr) -> str | None:
         """What is wrong with the address of a part, if anything is; that of an embedded part is filled in."""
@@ -161,7 +183,7 @@ class Settings(BaseSettings):
                     f"one, or remove {variable}; an embedded part is moved with its port"
                 )
             setattr(self, name, derived)
-        elif not given and not name.endswith("_admin_dsn"):
+        elif not given and not name.endswith(("_admin_dsn", "_reader_dsn", "redis_url")):
             return f"{part} is not in GM_EMBEDDED, so {variable} must say where it is"
         return None
 
@@ -170,10 +192,12 @@ class Settings(BaseSettings):
         """The parts that we start ourselves."""
         return [part.strip() for part in self.embedded.split(",") if part.strip()]
 
-    def address(self, database: str, *, admin: bool = False) -> SecretStr:
-        """The address of `realtime` or `warehouse`, with user and password; with `admin`, those of the schema's owner."""
+    def address(self, database: str, *, admin: bool = False, reader: bool = False) -> SecretStr:
+        """The address of `realtime` or `warehouse`, with user and password: the jobs' user, with `admin` the owner of the
+        schema, with `reader` the one that reads what is served."""
         app: SecretStr = getattr(self, f"{database}_dsn")
-        return (getattr(self, f"{database}_admin_dsn") or app) if admin else app
+        kind = "admin" if admin else "reader" if reader else ""
+        return (getattr(self, f"{database}_{kind}_dsn") or app) if kind else app
 
     def dsn(self, database: str, *, admin: bool = False) -> str:
         """The address in clear, for connecting."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import connection as Connection
 
-REGISTRY = ("ops.migrations", "ops.cuts", "ops.watermarks", "ops.job_runs", "ops.data_quality")
+REGISTRY = ("ops.migrations", "ops.cuts", "ops.watermarks", "ops.job_runs", "ops.data_quality", "ops.api_keys")
 """Tables that record what was done. All others can be computed from the realtime tables and the cuts."""
 
 _TABLES = """

@@ -4,7 +4,7 @@ import graphlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
 from threading import Event
@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 
-from lib import locks
+from lib import database, locks
 from lib.jobs.discovery import Job, JobError, dependencies, scan
 from lib.ledger import compaction
 from lib.ledger.cuts import open_cut
@@ -44,8 +44,8 @@ def run_cycle(
     """Run the jobs over one cut; when a job isn't done, those that depend on it are `skipped`.
 
     Savers come first, then the cut is opened (or taken over from the cycle to `resume`), then all others run, at most
-    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for which. A cycle that has opened
-    a cut ends with merging old rows of the ledger.
+    `parallel` at once. Only one cycle is at work at a time: a second one waits, and says for which. A cycle ends with
+    refreshing the materialized views, and one that has opened a cut with merging old rows of the ledger.
 
     Raises
     ------
@@ -68,9 +68,19 @@ def run_cycle(
         over_cut = partial(run_one, run_date=cycle.run_date, cut_id=cycle.cut_id)
         parallel = parallel or settings().parallel_jobs
         runs = run_in_order(others, over_cut, parallel, stop, notify, before=runs, cycle=cycle)
+        refresh_views()
         if resume is None:
             merge_ledger(stop)
         return runs
+
+
+def refresh_views() -> None:
+    """Compute the materialized views of `serving` anew; a failure is logged, and the next cycle tries again."""
+    try:
+        with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("select serving.refresh()")
+    except psycopg2.Error as error:
+        logger.error("what is served wasn't refreshed; the next cycle tries again: %s", " ".join(str(error).split()))
 
 
 def merge_ledger(stop: Event) -> None:

@@ -29,7 +29,9 @@ PORTS = {
     "realtime": {"REALTIME": 5433},
     "warehouse": {"WAREHOUSE": 5432},
     "spark": {"SPARK_SPEED": 15002, "SPARK_BATCH": 15003},
+    "redis": {"REDIS": 6379},
     "metrics": {"METRICS": 9108},
+    "api": {"API": 8000},
 }
 """Default ports of each embedded part and of our own programs; `GM_<NAME>_PORT` moves one."""
 
@@ -58,7 +60,7 @@ def taken_ports() -> list[tuple[str, int]]:
     """Those ports of embedded parts and our own programs that another program listens on: setting and number of each."""
     env = environment()
     embedded = env.get("GM_EMBEDDED", ",".join(PORTS)).split(",")
-    ours = {"metrics", *(part.strip() for part in embedded)}
+    ours = {"metrics", "api", *(part.strip() for part in embedded)}
     taken = []
     for ports in (ports for part, ports in PORTS.items() if part in ours):
         for name, default in ports.items():
@@ -137,16 +139,27 @@ def check_disk() -> None:
 
 
 def write_env() -> None:
-    """Write `.env` with generated passwords (0600) on first set-up, from the documented `.env.example`."""
+    """Write `.env` with generated passwords (0600) on first set-up, from the documented `.env.example`.
+
+    One that is there already gets the passwords that it hasn't yet, behind all else.
+    """
     env_file = ROOT / ".env"
-    if env_file.exists() or "GM_ENV_FILE" in os.environ:
+    if "GM_ENV_FILE" in os.environ:
         return
     lines = [
         re.sub(r"^(GM_\w+)=generated$", lambda match: f"{match[1]}={secrets.token_hex(16)}", line)
         for line in (ROOT / ".env.example").read_text().splitlines()
     ]
+    if env_file.exists():
+        generated = [line for line in lines if re.match(r"GM_\w+=", line)]
+        text = env_file.read_text(encoding="utf-8", errors="surrogateescape")
+        known = {*re.findall(r"^\s*(?:export\s+)?(GM_\w+)\s*=", text, re.MULTILINE), *os.environ}
+        missing = [line for line in generated if line.partition("=")[0] not in known]
+        if not missing:
+            return
+        lines = [text.rstrip("\n"), *missing]
     aside = ROOT / f".env.{os.getpid()}"
-    with open(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", errors="surrogateescape") as file:
         file.write("\n".join(lines) + "\n")
     aside.rename(env_file)
 

@@ -20,6 +20,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from pydantic import SecretStr
+from redis import Redis, RedisError
 from supervisor.xmlrpc import SupervisorTransport
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -29,7 +30,7 @@ from lib.stack import bootstrap, postgres
 from lib.stack import programs as parts
 
 START_SECONDS = 240
-LIVE = ["savers", "scheduler", "generators", "metrics"]
+LIVE = ["savers", "scheduler", "generators", "metrics", "api"]
 
 
 class StackError(Exception):
@@ -56,6 +57,7 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
         await_health(config)
         for database in ("realtime", "warehouse"):
             migrate.migrate(config, database)
+        migrate.link(config)
         start(config, programs)
     except BaseException:
         if started:
@@ -113,6 +115,7 @@ def addresses(config: Settings) -> dict[str, str]:
         "warehouse PostgreSQL": servers.place(config.address("warehouse")),
         "Spark Connect, speed": config.spark_url("speed").partition(";")[0],
         "Spark Connect, batch": config.spark_url("batch").partition(";")[0],
+        "cache": config.redis_url.get_secret_value().rpartition("@")[2].removeprefix("redis://"),
     }
 
 
@@ -125,6 +128,7 @@ def await_health(config: Settings) -> None:
         ("realtime", lambda: _database_answers(config, "realtime"), psycopg2.OperationalError),
         ("warehouse", lambda: _database_answers(config, "warehouse"), psycopg2.OperationalError),
         ("kafka", lambda: ensure_topics(config), (KafkaError, OSError)),
+        ("redis", lambda: _cache_answers(config), (RedisError, OSError)),
         ("spark-speed", lambda: _spark_answers(config.spark_speed), RuntimeError),
         ("spark-batch", lambda: _spark_answers(config.spark_batch), RuntimeError),
     ]
@@ -171,6 +175,12 @@ def _database_answers(config: Settings, database: str) -> None:
             cursor.execute("select 1")
     finally:
         connection.close()
+
+
+def _cache_answers(config: Settings) -> None:
+    if "redis" in config.parts:  # without an external one, the API answers all the same
+        with Redis.from_url(config.redis_url.get_secret_value(), socket_timeout=2) as client:
+            client.ping()
 
 
 def ensure_topics(config: Settings) -> None:
@@ -317,10 +327,11 @@ def _make_up(config: Settings) -> None:
     started = time.monotonic()
     print("starting the stack …", flush=True)
     up(config, LIVE)
-    print(f"up in {time.monotonic() - started:.0f} s: generators, savers, scheduler and metrics are at work")
+    print(f"up in {time.monotonic() - started:.0f} s: generators, savers, scheduler, metrics and the API are at work")
     for name, address in addresses(config).items():
         print(f"  {name:24}{address}")
     print(f"  {'metrics':24}http://localhost:{config.metrics_port}/metrics")
+    print(f"  {'API':24}{config.api_url}/docs")
     print(f"  {'reports':24}{config.runs_dir / 'index.html'}")
     print("`make status` shows how far it is, `make down` stops it")
 

