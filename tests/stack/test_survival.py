@@ -1,4 +1,5 @@
-"""Live savers under SIGKILL: whatever is killed heals by itself, and each event is stored exactly once.
+"""Live savers under SIGKILL: whatever is killed heals by itself, each event is stored exactly once, and what is served
+meanwhile, beside cycles, is true.
 
 Last of this folder by its name: it leaves savers' runs and more events behind.
 """
@@ -7,23 +8,32 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import cycle
 from statistics import quantiles
 
+import httpx
 import ledger
 import psutil
 import pytest
 import stored
 from load import KEYS, Sent, is_level, load
+from truth import STATEMENTS, Readers, reading
 from world import eventually
 
-from lib.settings import Settings
+from lib.settings import ROOT, Settings
 from lib.stack import lifecycle as parts_of_stack
 
-KINDS = ("kernel", "spark-speed", "realtime", "kafka", "warehouse")
+KINDS = ("kernel", "spark-speed", "realtime", "kafka", "warehouse", "redis")
+ANSWERS = 10_000
 RATE = 200
 HEAL_SECONDS = 180
 SEED = 20261123
@@ -45,24 +55,61 @@ class Ordeal:
     sent: Sent
     recoveries: list[Recovery]
     before: dict[str, int]
+    readers: Readers
 
 
 @pytest.fixture(scope="module")
 def ordeal(stack: Settings, drained: dict[str, int], soak: bool) -> Iterator[Ordeal]:
-    """Each part killed once (20 kills with --soak) at random moments, while the savers are at work under load."""
+    """Each part killed once (20 kills with --soak) at random moments, while the savers are at work under load.
+
+    Meanwhile cycles follow one another, with --soak rebuilds that are swapped in, too, and readers ask for what is served.
+    """
     chance = random.Random(SEED)
     kinds = [*KINDS] * (4 if soak else 1)
     chance.shuffle(kinds)
-    parts_of_stack.up(stack, ["savers"])
+    parts_of_stack.up(stack, ["savers", "api"])
+    eventually(lambda: _is_ready(stack))
     try:
-        with load(stack, rate=RATE, name="ordeal") as sent:
+        with load(stack, rate=RATE, name="ordeal") as sent, reading(stack, 2 if soak else 1) as readers:
             _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
-            recoveries = [_kill(stack, kind, chance) for kind in kinds]
-        parts_of_stack.await_health(stack)
-        eventually(lambda: all(map(is_level, KEYS)), seconds=HEAL_SECONDS)
-        yield Ordeal(sent, recoveries, drained)
+            with _cycles(stack, ["run", "batch"], *[["rebuild", "--swap"]] * soak):
+                recoveries = [_kill(stack, kind, chance) for kind in kinds]
+                parts_of_stack.await_health(stack)
+                eventually(
+                    lambda: len(readers.answers) > (ANSWERS if soak else 0), seconds=HEAL_SECONDS * (8 if soak else 1)
+                )
+            eventually(lambda: all(map(is_level, KEYS)), seconds=HEAL_SECONDS)
+        yield Ordeal(sent, recoveries, drained, readers)
     finally:
-        parts_of_stack.stop(stack, ["savers"])
+        parts_of_stack.stop(stack, ["savers", "api"])
+
+
+def _is_ready(config: Settings) -> bool:
+    try:
+        return httpx.get(f"{config.api_url}/health/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def _cycles(config: Settings, *commands: list[str]) -> Iterator[None]:
+    """`schedule.py` with each of the commands in turn, again and again; one of them may fail when a part of it is killed."""
+    stop = threading.Event()
+
+    def run() -> None:
+        for arguments in cycle(commands):
+            if stop.is_set():
+                return
+            command = [sys.executable, str(ROOT / "schedule.py"), *arguments]
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=900)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _kill(config: Settings, kind: str, chance: random.Random) -> Recovery:
@@ -142,6 +189,20 @@ def test_the_ledger_is_whole_and_counts_each_message_once(
         "duplicates": sent.again[table],
         "dead_letters": len(sent.dead[table]),
     }
+
+
+def test_no_answer_was_wrong_while_parts_were_killed_and_cycles_ran(
+    stack: Settings, ordeal: Ordeal, capsys: pytest.CaptureFixture[str], soak: bool
+) -> None:
+    answers = Counter(answer.kind for answer in ordeal.readers.answers)
+    wrong = ordeal.readers.judge()
+    with capsys.disabled():
+        print(
+            f"\n{sum(answers.values())} answers, {len(wrong)} of them wrong: {dict(answers)}; away: {dict(ordeal.readers.away)}"
+        )
+    assert wrong[:5] == []
+    assert answers.keys() == {*STATEMENTS, "api"}
+    assert not soak or sum(answers.values()) > ANSWERS
 
 
 def test_the_query_of_a_killed_notebook_was_stopped(stack: Settings, ordeal: Ordeal) -> None:
