@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 from psycopg2 import sql
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from lib import migrate, schemas, servers
 from lib.ledger.offsets import backlog
@@ -20,6 +21,7 @@ from lib.stack import lifecycle
 HISTORY_DAYS = 200
 LIVE_SECONDS = 60
 DRAIN_SECONDS = 180
+API_SECONDS = 60
 
 TABLES = {
     "realtime": tuple(TOPICS),
@@ -66,12 +68,19 @@ def _run(config: Settings, started: float) -> None:
         await_drained()
     with _phase(started, "a batch cycle: dimensions, facts and analytics, with their reports", 75):
         _schedule("run")
-    lifecycle.up(config, ["scheduler"])
+    lifecycle.up(config, ["scheduler", "api"])
+    _await_api(config)
     _show_receipts(config)
     _show_tables(config)
     print("\nup, and a batch cycle runs by cron; `make up` adds live events, `make down` stops it all:")
     for name, address in lifecycle.addresses(config).items():
         print(f"  {name:24}{address}")
+    print("\nto try:")
+    print(f"  the API's page          {config.api_url}/docs")
+    print(f'  today so far            . ./.env; curl -H "X-API-Key: $GM_API_KEY" {config.api_url}/v1/sales/today')
+    print(
+        f"  best products           . ./.env; curl -H \"X-API-Key: $GM_API_KEY\" '{config.api_url}/v1/products?limit=5'"
+    )
     print(f"\ndone in {time.monotonic() - started:.0f} s. Open this:\n{config.runs_dir / 'index.html'}")
 
 
@@ -126,6 +135,17 @@ def await_drained() -> None:
 
 def _lags() -> dict[str, int]:
     return {name: int(backlog(contract)["lag"].sum()) for name, contract in schemas.CONTRACTS.items()}
+
+
+def _await_api(config: Settings) -> None:
+    """Wait until the API can answer."""
+    waiting = Retrying(
+        stop=stop_after_delay(API_SECONDS), wait=wait_fixed(0.25), retry=retry_if_exception_type(OSError)
+    )
+    try:
+        waiting(lambda: urlopen(f"{config.api_url}/health/ready", timeout=5).close())
+    except RetryError as error:
+        raise DemoError(f"the API isn't ready; see {config.data_dir / 'logs' / 'api.log'}") from error
 
 
 def _show_receipts(config: Settings) -> None:
