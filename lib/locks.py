@@ -6,7 +6,7 @@ A lock is held as long as its connection is open, so it ends with the process th
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Event
 
 from psycopg2 import Error
@@ -75,6 +75,12 @@ def share(cursor: Cursor, name: str, holder: str) -> None:
     )
 
 
+def is_held(name: str) -> bool:
+    """Whether somebody holds the lock `name`."""
+    with closing(servers.connect(settings().address("warehouse"))) as connection:
+        return _holder_row(connection, name) is not None
+
+
 def is_alive(connection: Connection) -> bool:
     """Whether the connection, and so its lock, is still there."""
     try:
@@ -93,6 +99,11 @@ def _try(connection: Connection, name: str) -> bool:
 
 
 def _holder(connection: Connection, name: str) -> str:
+    row = _holder_row(connection, name)
+    return f"{row[0]}, since {row[1]} UTC" if row else "it has just ended"
+
+
+def _holder_row(connection: Connection, name: str) -> tuple[str, str] | None:
     with connection.cursor() as cursor:
         cursor.execute(
             "select a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') from pg_locks l"
@@ -101,5 +112,5 @@ def _holder(connection: Connection, name: str) -> str:
             " and l.classid = hashtext(%s)::oid and l.objid = hashtext(%s)::oid",
             [SPACE, name],
         )
-        row = cursor.fetchone()
-    return f"{row[0]}, since {row[1]} UTC" if row else "it has just ended"
+        row: tuple[str, str] | None = cursor.fetchone()
+    return row

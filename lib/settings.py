@@ -115,6 +115,8 @@ class Settings(BaseSettings):
 
     api_port: Port = 8000
     api_host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"
+    spark_host: str = "127.0.0.1"
     api_url: str = ""
     api_workers: int = Field(default=1, ge=1)
 

@@ -1,6 +1,6 @@
 """Metrics of ingestion for Prometheus, from the ledger.
 
-`python -m lib.ledger.metrics` answers on loopback, at `GM_METRICS_PORT`.
+`python -m lib.ledger.metrics` answers at `GM_METRICS_HOST` and `GM_METRICS_PORT`, on loopback by default.
 """
 
 import logging
@@ -235,7 +235,7 @@ def main() -> None:
         registry = CollectorRegistry(auto_describe=True)
         registry.register(exporter)
         try:
-            _, server = start_http_server(config.metrics_port, addr="127.0.0.1", registry=registry)
+            _, server = start_http_server(config.metrics_port, addr=config.metrics_host, registry=registry)
         except OSError as error:
             port = f"port {config.metrics_port} ({error.strerror})"
             sys.exit(f"globalmart: metrics can't listen on {port}: free it, or set GM_METRICS_PORT")

@@ -1,4 +1,4 @@
-"""`python -m lib.stack COMMAND` is what `make` calls: up, down, status, lab, clean."""
+"""`python -m lib.stack COMMAND` is what `make` calls: up, down, status, lab, clean; and `migrate`, for containers."""
 
 from lib.stack.lifecycle import main
 

@@ -211,16 +211,23 @@ def resolve_jars(java: str) -> None:
     if resolved.exists() and resolved.read_text() == listed:
         return
     step("jars and PostgreSQL, from jars.xml")
-    ivy = next((ROOT / ".venv").glob("lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
-    artefact = "embedded-postgres-binaries-" + POSTGRES[platform.system(), platform.machine()]
-    (TOOLS / "jars.xml").write_text((ROOT / "jars.xml").read_text().replace("@POSTGRES@", artefact))
-    shutil.rmtree(TOOLS / "jars", ignore_errors=True)
-    command = [java, "-jar", str(ivy), "-warn", "-cache", ".tools/ivy", "-ivy", ".tools/jars.xml"]
-    run([*command, "-retrieve", ".tools/jars/[conf]/[artifact]-[revision].[ext]"])
+    fetch_jars(java)
     shutil.rmtree(TOOLS / "postgres", ignore_errors=True)
     unpack = "import lib.stack.postgres as p; p.unpack()"
     run([str(ROOT / ".venv" / "bin" / "python"), "-c", unpack])
     resolved.write_text(listed)
+
+
+def fetch_jars(java: str, *configurations: str) -> None:
+    """Fetch what `jars.xml` lists into a folder per configuration: all of them, or those that are named."""
+    ivy = next((ROOT / ".venv").glob("lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
+    artefact = "embedded-postgres-binaries-" + POSTGRES[platform.system(), platform.machine()]
+    TOOLS.mkdir(exist_ok=True)
+    (TOOLS / "jars.xml").write_text((ROOT / "jars.xml").read_text().replace("@POSTGRES@", artefact))
+    shutil.rmtree(TOOLS / "jars", ignore_errors=True)
+    command = [java, "-jar", str(ivy), "-warn", "-cache", ".tools/ivy", "-ivy", ".tools/jars.xml"]
+    command += ["-confs", *configurations] if configurations else []
+    run([*command, "-retrieve", ".tools/jars/[conf]/[artifact]-[revision].[ext]"])
 
 
 def set_git_filter() -> None:

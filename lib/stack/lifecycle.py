@@ -55,14 +55,19 @@ def up(config: Settings, programs: Iterable[str] = ()) -> None:
     try:
         start(config, parts.embedded(config))
         await_health(config)
-        for database in ("realtime", "warehouse"):
-            migrate.migrate(config, database)
-        migrate.link(config)
+        bring_up_to_date(config)
         start(config, programs)
     except BaseException:
         if started:
             down(config)
         raise
+
+
+def bring_up_to_date(config: Settings) -> list[str]:
+    """Apply what is missing of both schemas, tell the warehouse where the realtime database is, and return the files applied."""
+    applied = [file for database in ("realtime", "warehouse") for file in migrate.migrate(config, database)]
+    migrate.link(config)
+    return applied
 
 
 def down(config: Settings) -> None:
@@ -122,18 +127,22 @@ def addresses(config: Settings) -> dict[str, str]:
 # --- health
 
 
-def await_health(config: Settings) -> None:
-    """Wait until every store and Spark server answers a real request; embedded stores get their topics and databases."""
+STORES = ("realtime", "warehouse", "kafka")
+
+
+def await_health(config: Settings, names: Iterable[str] = (*STORES, "redis", "spark-speed", "spark-batch")) -> None:
+    """Wait until each of the named parts answers a real request; Kafka gets its topics, embedded databases are made."""
     checks: list[tuple[str, Callable[[], None], type[Exception] | tuple[type[Exception], ...]]] = [
         ("realtime", lambda: _database_answers(config, "realtime"), psycopg2.OperationalError),
         ("warehouse", lambda: _database_answers(config, "warehouse"), psycopg2.OperationalError),
         ("kafka", lambda: ensure_topics(config), (KafkaError, OSError)),
         ("redis", lambda: _cache_answers(config), (RedisError, OSError)),
-        ("spark-speed", lambda: _spark_answers(config.spark_speed), RuntimeError),
-        ("spark-batch", lambda: _spark_answers(config.spark_batch), RuntimeError),
+        ("spark-speed", lambda: spark_answers(config.spark_speed), RuntimeError),
+        ("spark-batch", lambda: spark_answers(config.spark_batch), RuntimeError),
     ]
+    wanted = set(names)
     with ThreadPoolExecutor(len(checks)) as pool:
-        for done in [pool.submit(_await, config, *check) for check in checks]:
+        for done in [pool.submit(_await, config, *check) for check in checks if check[0] in wanted]:
             done.result()
 
 
@@ -202,7 +211,7 @@ def ensure_topics(config: Settings) -> None:
         client.close()
 
 
-def _spark_answers(address: SecretStr) -> None:
+def spark_answers(address: SecretStr) -> None:
     """Run one query in a process of its own, which can be killed: a client of a dead server would retry for minutes."""
     # the address, with its token, goes by stdin, since anybody can read a command line
     query = (
@@ -314,7 +323,10 @@ def _sweep(config: Settings) -> None:
 
 def main() -> None:
     """Run one of the commands; an error is one message and exit code 1."""
-    commands = {"up": _make_up, "down": _make_down, "status": _make_status, "lab": _make_lab, "clean": _make_clean}
+    commands = {
+        **{"up": _make_up, "down": _make_down, "status": _make_status, "lab": _make_lab, "clean": _make_clean},
+        "migrate": _make_migrate,
+    }
     try:
         commands[sys.argv[1]](settings())
     except (StackError, migrate.MigrationError, ValueError) as error:
@@ -376,3 +388,10 @@ def _make_clean(config: Settings) -> None:
         if entry.name != "README.md":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     print("gone; `make demo` starts anew")
+
+
+def _make_migrate(config: Settings) -> None:
+    """What `up` does to the stores, where somebody else has started them: topics, schemas, the warehouse's link."""
+    await_health(config, STORES)
+    applied = bring_up_to_date(config)
+    print(f"topics and schemas are up to date; {len(applied)} migrations applied")

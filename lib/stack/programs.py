@@ -46,7 +46,6 @@ the JVM fails in the middle of Spark's scheduler, and the Spark context stops.
 """
 
 SPARK = {
-    "spark.connect.grpc.binding.address": "127.0.0.1",
     "spark.connect.session.manager.defaultSessionTimeout": "12h",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -61,7 +60,7 @@ SPARK = {
     "spark.ui.enabled": "false",
     "spark.log.level": "WARN",
 }
-"""Settings of both Spark Connect servers; port, token, memory and folders are added from the settings."""
+"""Settings of both Spark Connect servers; address, token, memory and folders are added from the settings."""
 
 SPARK_LAYER = {
     "speed": {
@@ -137,6 +136,7 @@ def _spark_command(config: Settings, layer: str) -> list[str]:
         SPARK
         | SPARK_LAYER[layer]
         | {
+            "spark.connect.grpc.binding.address": config.spark_host,
             "spark.connect.grpc.binding.port": getattr(config, f"spark_{layer}_port"),
             "spark.connect.authenticate.token": config.spark_token.get_secret_value(),
             "spark.driver.memory": config.spark_driver_memory,
