@@ -52,6 +52,7 @@ FILES = {
     "migrate.env": (*JOBS, *READER, *SPARK, "GM_REALTIME_ADMIN_DSN", "GM_WAREHOUSE_ADMIN_DSN"),
     "jobs.env": (*JOBS, *SPARK),
     "spark.env": (*JOBS, *SPARK, "GM_SPARK_TOKEN"),
+    "lab.env": (*JOBS, *SPARK, "GM_API_KEY"),
     "metrics.env": JOBS,
     "api.env": ("GM_WAREHOUSE_DSN", *READER, "GM_REDIS_URL", "GM_API_KEY"),
 }
@@ -73,6 +74,8 @@ def contents(raw: dict[str, str]) -> dict[str, str]:
     }
     digest = hashlib.sha256(raw["redis_password"].encode()).hexdigest()
     files["redis.acl"] = f"user default off\nuser globalmart on #{digest} ~gm:* {CACHE_COMMANDS}\n"
+    # Alertmanager's channel: put the address of your chat's webhook here
+    files["webhook_url"] = "http://127.0.0.1:9/no-webhook-is-set"
     return files
 
 

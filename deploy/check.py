@@ -1,4 +1,4 @@
-"""`python -m lib.stack.check PROGRAM`: whether one of our programs does its work, for the health check of its container.
+"""`python deploy/check.py PROGRAM`: whether one of our programs does its work, for the health check of its container.
 
 A Spark server whose context has stopped goes on to accept sessions, and fails every query of them; no container is
 restarted for that. So a server that hasn't computed anything at `ALLOWED` looks in a row is ended, and its container starts
