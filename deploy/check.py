@@ -5,6 +5,7 @@ restarted for that. So a server that hasn't computed anything at `ALLOWED` looks
 anew. `lib.stack.watch` does the same for the local stack.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -55,17 +56,23 @@ def _spark(config: Settings, layer: str) -> None:
 
 def _count(misses: Path, patience: float) -> None:
     """Count a look without an answer, of a server that has answered before or had the time to; end one with too many."""
-    for server in psutil.process_iter(["cmdline", "create_time"]):
-        if SERVER not in (server.info["cmdline"] or []):
-            continue
-        if not misses.exists() and time.time() - server.info["create_time"] < patience:
-            return
-        missed = int(misses.read_text() if misses.exists() else 0) + 1
-        misses.write_text(str(missed))
-        if missed >= ALLOWED:
-            misses.unlink()
-            # a hanging one wouldn't follow a friendlier signal
-            server.kill()
+    server = _server()
+    if server is None or (not misses.exists() and time.time() - server.create_time() < patience):
+        return
+    missed = int(misses.read_text() if misses.exists() else 0) + 1
+    misses.write_text(str(missed))
+    if missed >= ALLOWED:
+        misses.unlink()
+        # a hanging one wouldn't follow a friendlier signal
+        server.kill()
+
+
+def _server() -> psutil.Process | None:
+    """The server's process, of which a container has one; never one of another user."""
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        if SERVER in (process.info["cmdline"] or []) and process.info["uids"].real == os.getuid():
+            return process
+    return None
 
 
 def _savers(config: Settings) -> None:

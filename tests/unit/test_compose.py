@@ -1,11 +1,12 @@
 """The Compose system: what it lets a container do and see, and that it says the same as the local stack."""
 
 import importlib.util
+import os
 import re
 import stat
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_checks_of_our_programs_exist(name: str) -> None:
 
 @each
 def test_images_are_pinned(name: str) -> None:
-    image = SERVICES[name]["image"].replace("${GM_VERSION:-0.1.0}", "0.1.0")
+    image = SERVICES[name]["image"].replace("${IMAGE_TAG:-0.1.0}", "0.1.0")
     tag = image.rpartition(":")[2]
     assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-bookworm)?", tag), image
 
@@ -159,7 +160,7 @@ def test_our_containers_run_as_the_image_s_user() -> None:
 @each
 def test_ports_are_published_on_loopback_only(name: str) -> None:
     for port in SERVICES[name].get("ports", []):
-        assert re.fullmatch(r"127\.0\.0\.1:\$\{GM_[A-Z]+_PORT:-(\d+)\}:\d+", port), port
+        assert re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+_PORT:-(\d+)\}:\d+", port), port
         assert "edge" in networks(name), "an internal network publishes nothing"
     if "edge" in networks(name):
         assert SERVICES[name]["ports"]
@@ -167,7 +168,7 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
 
 def test_published_ports_have_the_local_stack_s_names_and_differ() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    found = dict(re.findall(r"\$\{(GM_[A-Z]+_PORT):-(\d+)\}", " ".join(published)))
+    found = dict(re.findall(r"\$\{([A-Z_]+_PORT):-(\d+)\}", " ".join(published)))
     assert len(set(found.values())) == len(published)
     fields = {f"GM_{field.upper()}": value.default for field, value in Settings.model_fields.items()}
     for name, port in found.items():
@@ -382,8 +383,9 @@ def test_image_is_made_of_the_project_s_lists() -> None:
 class Server:
     """A process that has run for so many seconds, and remembers that it was ended."""
 
-    def __init__(self, check: ModuleType, seconds: float) -> None:
-        self.info = {"cmdline": ["java", check.SERVER], "create_time": time.time() - seconds}
+    def __init__(self, name: str, seconds: float, uid: int) -> None:
+        self.info = {"cmdline": ["java", name], "uids": SimpleNamespace(real=uid)}
+        self.create_time = lambda: time.time() - seconds
         self.is_ended = False
 
     def kill(self) -> None:
@@ -400,8 +402,9 @@ def test_spark_server_without_answers(
     seconds: float, has_answered: bool, looks: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, misses = script("check"), tmp_path / "misses"
-    server = Server(check, seconds)
-    monkeypatch.setattr(check.psutil, "process_iter", lambda names: [server])
+    others = [Server("other", 300, os.getuid()), *(Server(check.SERVER, 300, os.getuid() + 1) for _ in range(3))]
+    server = Server(check.SERVER, seconds, os.getuid())
+    monkeypatch.setattr(check.psutil, "process_iter", lambda names: [*others, server])
     if has_answered:
         misses.write_text("0")
     ended = None
@@ -410,5 +413,5 @@ def test_spark_server_without_answers(
         if server.is_ended:
             ended = look
             break
-    assert ended == looks
+    assert ended == looks and not any(other.is_ended for other in others)
     assert not misses.exists(), "its successor starts without a count"
