@@ -113,6 +113,7 @@ comment on column serving.dim_geography.country is 'The country; Unknown where a
 
 -- Ids of orders and sessions are text that may differ in case only, and Power BI doesn't tell a from A; a number of
 -- 64 bits made of the id does, and takes less memory. Two of 100 million orders share one with a chance of 1 in 3,700.
+-- Its fixed decimals end at 9.2 × 10¹⁴, below the largest amount of an order line; whole cents fit.
 create view serving.fact_sales as
 select
     fact.event_id,
@@ -126,7 +127,8 @@ select
     extract(hour from fact.transaction_timestamp at time zone 'UTC')::integer as hour,
     fact.quantity,
     fact.unit_price,
-    fact.total_amount
+    fact.total_amount,
+    (fact.total_amount * 100)::bigint as total_cents
 from fact_sales as fact;
 
 comment on view serving.fact_sales is 'Sales, as loaded. One row per order line.';
@@ -143,6 +145,7 @@ comment on column serving.fact_sales.hour is 'The hour of the day, 0 to 23, in U
 comment on column serving.fact_sales.quantity is 'How many.';
 comment on column serving.fact_sales.unit_price is 'The price of one.';
 comment on column serving.fact_sales.total_amount is 'quantity × unit_price, rounded to the cent. Add it up freely.';
+comment on column serving.fact_sales.total_cents is 'The same in cents, a whole number.';
 
 create view serving.fact_product_views as
 select

@@ -78,13 +78,10 @@ class Data(dict[str, dict[str, Any]]):
 def load(of: Model, rows: Mapping[str, Rows]) -> Data:
     """The rows of the model's tables, for evaluating several times; a table without rows is empty."""
     data = Data()
-    decimals = {}
     for table in of.tables:
         columns = of.columns(table)
         values = [[_plain(row[name]) for name in columns] for row in rows.get(table, [])]
         data[table] = {"columns": list(columns), "rows": values}
-        decimals[table] = [name for name, column in columns.items() if column.properties["dataType"] == "decimal"]
-    engine.mark_currency_columns(data, decimals)
     return data
 
 

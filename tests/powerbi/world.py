@@ -102,7 +102,7 @@ def shop(seed: int = 7) -> dict[str, list[Row]]:
             product = _on(products, dice.randrange(1, 6), at)["product_id_pk"]
             quantity, price = dice.randrange(1, 5), Decimal(dice.randrange(100, 99999)).scaleb(-2)
             line = {"order_key": (order - 75) * 2**56, "product_id_pk": product, "quantity": quantity}
-            sales.append(head | line | {"total_amount": quantity * price})
+            sales.append(head | line | {"total_cents": int(quantity * price * 100)})
     for _ in range(400):
         session = dice.choice([None, dice.randrange(60)])
         seconds = dice.choice([None, dice.randrange(300)])
@@ -314,7 +314,7 @@ class _Expected:
 
 
 def _amount(rows: Iterable[Row]) -> Decimal:
-    return sum((row["fact_sales.total_amount"] for row in rows), Decimal(0))
+    return Decimal(sum(row["fact_sales.total_cents"] for row in rows)) / 100
 
 
 def _ratio(one: Any, other: Any) -> float | None:

@@ -20,7 +20,6 @@ TYPES = {
     "string": {"text", "character varying"},
     "dateTime": {"date"},
     "boolean": {"boolean"},
-    "decimal": {"numeric"},
     "double": {"numeric", "double precision"},
 }
 """What PostgreSQL's types are in the model."""

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import pytest
 from jsonschema import Draft7Validator
 from pbi_parsers import dax, pq
+from pbix_mcp.formats import tmdl_reader
 from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
 from lib.settings import READER, ROOT
-from tests.powerbi.model import PROJECT, Model, ends, model
+from tests.powerbi.model import DEFINITION, PROJECT, Model, ends, model
 from tests.powerbi.tmdl import read
 
 SCHEMAS = ROOT / "tests" / "powerbi" / "schemas"
@@ -123,6 +124,25 @@ def test_nothing_of_the_project_holds_a_password_or_a_place_of_this_machine() ->
         assert not re.search(r"[\"' (]/(?:home|work|tmp|root|Users)/|[A-Z]:\\", text), path
         urls = [urlsplit(url) for url in re.findall(r"https?://[^\s\"<>)]+", text)]
         assert {url.hostname for url in urls} <= {"developer.microsoft.com", "localhost", "learn.microsoft.com"}, path
+
+
+def test_the_readme_names_tables_and_views_that_are_there(shop: Model) -> None:
+    sql = "\n".join(path.read_text("utf-8") for path in (ROOT / "sql" / "warehouse").glob("*.sql"))
+    views = set(re.findall(r"create (?:materialized )?view serving\.(\w+)", sql))
+    text = (PROJECT / "README.md").read_text("utf-8")
+    model_part, live_part = text.split("## Live")
+    assert set(re.findall(r"`serving\.(\w+)`", model_part)) < views
+    firsts = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in model_part.splitlines() if line.startswith("| `")]
+    assert {name for names in firsts for name in names} | {"loaded", "customer_countries", "country_access"} == set(
+        shop.tables
+    )
+    named = [
+        name
+        for line in live_part.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert len(named) > 5 and set(named) < views
 
 
 def test_each_report_has_its_page_with_its_numbers_at_the_head() -> None:
@@ -236,10 +256,10 @@ def test_each_query_selects_the_columns_of_its_table_and_is_one_of_three_that_pa
         if view := shop.source(name):
             (selected,) = re.findall(r"Table\.SelectColumns\(\s*View,\s*\{(.+?)\}\s*\)", query.expression, re.DOTALL)
             assert re.findall(r'"(\w+)"', selected) == list(types), name
-            decimals = re.findall(r'\{"(\w+)", Currency\.Type\}', query.expression)
-            assert decimals == [column for column, kind in types.items() if kind == "decimal"]
+            typed = re.findall(r'\{"(\w+)", type number\}', query.expression)
+            assert typed == [column for column, kind in types.items() if kind == "double"]
             shape = query.expression.replace(selected, '"column"').replace(f'"{view}"', '"view"')
-            shapes.add(re.sub(r'"\w+", Currency', '"column", Currency', shape))
+            shapes.add(re.sub(r'"\w+", type', '"column", type', shape))
         else:
             assert all(f"{column} = " in query.expression for column in types)
             shapes.add(query.expression)
@@ -321,3 +341,18 @@ def test_the_reader_refuses_what_isnt_tmdl(text: str, said: str, tmp_path: Path)
     (tmp_path / "t.tmdl").write_text(text)
     with pytest.raises(ValueError, match=f"^t.tmdl, {re.escape(said)}"):
         read(tmp_path / "t.tmdl")
+
+
+def test_a_reader_of_others_finds_the_same_model(shop: Model) -> None:
+    found = tmdl_reader.parse_tmdl_folder(str(DEFINITION))
+    tables = {table["name"]: table for table in found["tables"]}
+    assert tables.keys() == shop.tables.keys()
+    for name, table in tables.items():
+        columns = {column["name"]: column["tmdl_data_type"] for column in table["columns"]}
+        assert columns == {column.name: column.properties["dataType"] for column in shop.tables[name].all("column")}
+        measures = {measure["name"]: measure["expression"] for measure in table["measures"]}
+        assert measures == {
+            measure.name: measure.expression.strip("\n") for measure in shop.tables[name].all("measure")
+        }
+    assert len(found["relationships"]) == len(shop.relationships)
+    assert [role["name"] for role in found["roles"]] == ["Country"]
