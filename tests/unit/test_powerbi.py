@@ -108,7 +108,7 @@ def test_the_parts_of_the_project_find_each_other() -> None:
 def test_the_connection_file_names_the_warehouse_as_the_model_does() -> None:
     (connection,) = json.loads((PROJECT / "GlobalMart.pbids").read_text("utf-8"))["connections"]
     parameters = {
-        thing.name: re.match('"(.+?)" meta', thing.expression)[1]  # type: ignore[index]
+        thing.name: re.match('"(.+?)" meta', thing.expression)[1]
         for thing in model().others
         if thing.kind == "expression"
     }
