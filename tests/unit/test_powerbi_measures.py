@@ -16,7 +16,7 @@ CONTEXTS: list[Context] = [
     {"dim_date.month_label": ["2026-01"]},  # before everything
     {"dim_date.week_label": ["2026-W46"]},
     {"dim_date.week_label": ["2026-W47"], "dim_products.category": ["Toys"]},
-    {"dim_date.quarter_label": ["2026-Q1"]},
+    {"dim_date.quarter_label": ["2026-Q2"]},  # the one before began before the first sale
     {"dim_date.quarter_label": ["2026-Q3"]},
     {"dim_date.quarter_label": ["2026-Q4"], "dim_products.category": ["Books"]},
     {"dim_geography.country": ["Germany", "Spain"]},
