@@ -24,7 +24,7 @@ def everything(context: typer.Context) -> None:
     """Measure on throwaway stacks of real parts and print Markdown; without a command all of it but the soak."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack is taken down in any case
     if context.invoked_subcommand is None:
-        for part in (drain, latency, cycle):
+        for part in (drain, latency, cycle, serving):
             part()
 
 
@@ -72,6 +72,18 @@ def beside(
     from benchmarks import beside as part
 
     part.show(part.measure(other.resolve(), events, increment, rounds, only or ["drain", "cycle"]))
+
+
+@app.command()
+def serving(
+    rounds: Rounds = 3,
+    seconds: Seconds = 10,
+    events: Annotated[int, typer.Option(min=1000, help="Events of the history.")] = 1_700_000,
+) -> None:
+    """The API: CPU, rate and seconds of its answers beside a plain FastAPI, and how late a live figure is."""
+    from benchmarks import serving as part
+
+    part.show(part.measure(events, seconds, rounds))
 
 
 @app.command()

@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     """The id of the run that this process belongs to; the scheduler sets it, by hand it is empty."""
     lab_port: Port = 8888
     metrics_port: Port = 9108
+    prometheus_port: Port = 9090
     lab_token: SecretStr = SecretStr("")
 
     def __init__(self, **given: Any) -> None:

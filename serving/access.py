@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from psycopg2.extensions import connection as Connection
 from psycopg2.extras import RealDictCursor
 
-from lib import database
+from lib import servers
+from lib.settings import settings
 
 SCOPES = ("products", "customers", "sales", "pipeline", "reports")
 """The areas of the API; a key opens some of them."""
@@ -73,7 +75,7 @@ def create(
 
 def ensure_local(token: str) -> None:
     """Let the key of `.env` open everything; one that it had before is revoked."""
-    with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+    with closing(_warehouse()) as connection, connection, connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(hashtext('ops.api_keys'))")
         cursor.execute(
             "update ops.api_keys set revoked_at = clock_timestamp()"
@@ -90,7 +92,7 @@ def ensure_local(token: str) -> None:
 def listing() -> list[Key]:
     """All keys, those of today first."""
     with (
-        closing(database.connect("warehouse")) as connection,
+        closing(_warehouse()) as connection,
         connection.cursor(cursor_factory=RealDictCursor) as cursor,
     ):
         cursor.execute("select * from serving.api_keys order by created_at desc, key_id")
@@ -105,7 +107,7 @@ def revoke(key_id: str) -> bool:
     AccessError
         When there is no such key.
     """
-    with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+    with closing(_warehouse()) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             "update ops.api_keys set revoked_at = clock_timestamp() where key_id = %s and revoked_at is null", [key_id]
         )
@@ -117,11 +119,16 @@ def revoke(key_id: str) -> bool:
         return False
 
 
+def _warehouse() -> Connection:
+    # not by `lib.database`, which brings pandas: each command of schedule.py would wait for it
+    return servers.connect(settings().address("warehouse"))
+
+
 def _insert(
     key_id: str, client: str, token: str, scopes: Sequence[str], per_minute: int, expires_at: datetime | None
 ) -> Key:
     with (
-        closing(database.connect("warehouse")) as connection,
+        closing(_warehouse()) as connection,
         connection,
         connection.cursor(cursor_factory=RealDictCursor) as cursor,
     ):

@@ -1,16 +1,18 @@
-"""Metrics of ingestion for Prometheus, from the ledger.
+"""Metrics for Prometheus: ingestion from the ledger, jobs from the registry of runs, and the disk.
 
 `python -m lib.ledger.metrics` answers at `GM_METRICS_HOST` and `GM_METRICS_PORT`, on loopback by default.
 """
 
 import logging
 import math
+import shutil
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import psycopg2
@@ -22,6 +24,7 @@ from prometheus_client.registry import Collector
 from psycopg2.extensions import connection as Connection
 
 from lib import brokers, servers
+from lib.ledger import jobs
 from lib.ledger import totals as ledger
 from lib.ledger.head import LATENCY_SECONDS
 from lib.ledger.offsets import Span, held
@@ -90,13 +93,16 @@ class Part(Generic[Client]):
 class Exporter(Collector):
     """What Prometheus scrapes; counters go on from the ledger when this process is started again.
 
-    While PostgreSQL is away, counters stay as they were and `globalmart_up` is 0; while Kafka is, there is no lag.
+    While a database is away, its figures stay as they were and `globalmart_up` is 0; while Kafka is, there is no lag.
     """
 
     def __init__(self, config: Settings) -> None:
-        self._realtime = Part("the realtime database", lambda: _connect(config), (psycopg2.Error,))
+        self._config = config
+        self._realtime = Part("the realtime database", lambda: _connect(config, "realtime"), (psycopg2.Error,))
+        self._warehouse = Part("the warehouse", lambda: _connect(config, "warehouse"), (psycopg2.Error,))
         self._kafka = Part("Kafka", lambda: _kafka_client(config), (KafkaError, OSError))
         self._totals: dict[str, Totals] = {}
+        self._standings = jobs.Standings()
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
@@ -105,22 +111,27 @@ class Exporter(Collector):
             # heads before offsets: what arrives in between counts as lag, and no lag is negative
             self._totals = self._realtime.ask(lambda client: ledger.refresh(client, self._totals)) or self._totals
             offsets = self._kafka.ask(_offsets) or {}
+            notebooks = self._config.notebooks_dir
+            self._standings = self._warehouse.ask(lambda client: jobs.read(client, notebooks)) or self._standings
             up = GaugeMetricFamily("globalmart_up", "Whether a part of the stack answers.", labels=["part"])
             up.add_metric(["realtime"], self._realtime.is_up)
+            up.add_metric(["warehouse"], self._warehouse.is_up)
             up.add_metric(["kafka"], self._kafka.is_up)
-            return [up, *counters(self._totals), *histograms(self._totals), *gauges(self._totals, offsets)]
+            ingestion = [*counters(self._totals), *histograms(self._totals), *gauges(self._totals, offsets)]
+            return [up, *ingestion, *jobs.gauges(self._standings, self._config.cron), *disk(self._config.data_dir)]
 
     def close(self) -> None:
         """Give all connections back."""
         self._realtime.close()
+        self._warehouse.close()
         self._kafka.close()
 
 
 # --- the parts
 
 
-def _connect(config: Settings) -> Connection:
-    return servers.connect(config.address("realtime"), timeout=ANSWER_SECONDS, application_name="metrics")
+def _connect(config: Settings, database: str) -> Connection:
+    return servers.connect(config.address(database), timeout=ANSWER_SECONDS, application_name="metrics")
 
 
 def _kafka_client(config: Settings) -> KafkaAdminClient:
@@ -223,6 +234,15 @@ def gauges(totals: dict[str, Totals], offsets: Offsets) -> list[Metric]:
             lag.add_metric([table, str(partition)], span.stable - known.end_offsets.get(partition, span.earliest))
             waiting.add_metric([table, str(partition)], span.end - span.stable)
     return [committed, heartbeat, lag, waiting, held_events]
+
+
+def disk(folder: Path) -> list[Metric]:
+    """The disk that holds `folder`: how large it is, and how much of it we may still use."""
+    usage = shutil.disk_usage(folder)
+    return [
+        GaugeMetricFamily("globalmart_disk_free_bytes", "Free space on the disk of GM_DATA_DIR.", value=usage.free),
+        GaugeMetricFamily("globalmart_disk_size_bytes", "Size of the disk of GM_DATA_DIR.", value=usage.total),
+    ]
 
 
 def main() -> None:

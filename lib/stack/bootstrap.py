@@ -32,6 +32,7 @@ PORTS = {
     "redis": {"REDIS": 6379},
     "metrics": {"METRICS": 9108},
     "api": {"API": 8000},
+    "prometheus": {"PROMETHEUS": 9090},
 }
 """Default ports of each embedded part and of our own programs; `GM_<NAME>_PORT` moves one."""
 
@@ -60,7 +61,9 @@ def taken_ports() -> list[tuple[str, int]]:
     """Those ports of embedded parts and our own programs that another program listens on: setting and number of each."""
     env = environment()
     embedded = env.get("GM_EMBEDDED", ",".join(PORTS)).split(",")
-    ours = {"metrics", "api", *(part.strip() for part in embedded)}
+    ours = {"metrics", "api", "prometheus", *(part.strip() for part in embedded)}
+    if not shutil.which("prometheus"):
+        ours.remove("prometheus")
     taken = []
     for ports in (ports for part, ports in PORTS.items() if part in ours):
         for name, default in ports.items():

@@ -30,7 +30,7 @@ from lib.stack import bootstrap, postgres
 from lib.stack import programs as parts
 
 START_SECONDS = 240
-LIVE = ["savers", "scheduler", "generators", "metrics", "api"]
+LIVE = ["savers", "scheduler", "generators", "metrics", "api", "prometheus"]
 
 
 class StackError(Exception):
@@ -338,13 +338,18 @@ def main() -> None:
 def _make_up(config: Settings) -> None:
     started = time.monotonic()
     print("starting the stack …", flush=True)
-    up(config, LIVE)
+    has_prometheus = shutil.which("prometheus") is not None
+    up(config, [name for name in LIVE if name != "prometheus" or has_prometheus])
     print(f"up in {time.monotonic() - started:.0f} s: generators, savers, scheduler, metrics and the API are at work")
     for name, address in addresses(config).items():
         print(f"  {name:24}{address}")
     print(f"  {'metrics':24}http://localhost:{config.metrics_port}/metrics")
     print(f"  {'API':24}{config.api_url}/docs")
+    if has_prometheus:
+        print(f"  {'Prometheus':24}http://localhost:{config.prometheus_port}/alerts")
     print(f"  {'reports':24}{config.runs_dir / 'index.html'}")
+    if not has_prometheus:
+        print(parts.PROMETHEUS_MISSING)
     print("`make status` shows how far it is, `make down` stops it")
 
 

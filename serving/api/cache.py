@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 from cachetools import LRUCache
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -48,6 +48,8 @@ RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del'
 ASKED = Counter("globalmart_api_cache_total", "Answers by where they came from.", ["source"])
 AT_HAND = ASKED.labels("process")
 TROUBLE = Counter("globalmart_api_cache_errors_total", "What went wrong with Redis.", ["kind"])
+UP = Gauge("globalmart_api_cache_up", "Whether Redis is asked: 0 while it is left alone because it has failed.")
+UP.set(1)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -100,12 +102,14 @@ class Breaker:
         if self.failures == FAILURES:
             logger.warning("the cache is left alone: it has failed %s times in a row; answers are computed", FAILURES)
         if self.failures >= FAILURES:
+            UP.set(0)
             self.until = time.monotonic() + OPEN_SECONDS
 
     def worked(self) -> None:
         """It has answered."""
         if self.failures >= FAILURES:
             logger.warning("the cache is back")
+            UP.set(1)
         self.failures = 0
 
 

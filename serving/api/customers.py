@@ -63,9 +63,9 @@ def routes(database: Database) -> APIRouter:
         values: dict[str, Any] = {"day": day, "segment": query.segment, "limit": query.limit + 1}
         values |= {"value": after[0], "id": after[1]} if after else {}
         conditions = where(
-            (True, "analysis_date = %(day)s"),
-            (query.segment, "rfm_segment = %(segment)s"),
-            (after, "(monetary_value < %(value)s or (monetary_value = %(value)s and user_id > %(id)s))"),
+            (True, sql.SQL("analysis_date = %(day)s")),
+            (query.segment, sql.SQL("rfm_segment = %(segment)s")),
+            (after, sql.SQL("(monetary_value < %(value)s or (monetary_value = %(value)s and user_id > %(id)s))")),
         )
         statement = sql.SQL(
             "select {} from serving.rfm {} order by monetary_value desc, user_id limit %(limit)s"

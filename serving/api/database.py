@@ -56,7 +56,7 @@ class Database:
             return await found.fetchall()
 
 
-def where(*conditions: tuple[Any, LiteralString]) -> sql.Composed:
+def where(*conditions: tuple[Any, sql.SQL]) -> sql.Composed:
     """A WHERE clause of those conditions whose value is given: each a pair of value and SQL."""
-    given = [sql.SQL(condition) for value, condition in conditions if value is not None]
+    given = [condition for value, condition in conditions if value is not None]
     return sql.SQL("where {}").format(sql.SQL(" and ").join(given)) if given else sql.Composed([])

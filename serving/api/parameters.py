@@ -102,8 +102,10 @@ def decode(cursor: str | None, *kinds: Any) -> tuple[Any, ...] | None:
         if not isinstance(found, list) or len(found) != len(kinds):
             raise ValueError(cursor)
         values = tuple(None if value is None else kind(value) for kind, value in zip(kinds, found, strict=True))
-        if any(isinstance(value, str) and "\0" in value for value in values):
-            raise ValueError(cursor)
+        for value in values:
+            # what no text of the database can be; half of a surrogate pair is an error of `encode`
+            if isinstance(value, str) and b"\0" in value.encode():
+                raise ValueError(cursor)
         return values
     except (ValueError, TypeError, ArithmeticError, RecursionError, binascii.Error):
         raise HTTPException(422, "cursor: isn't the `next` of a page of this list") from None

@@ -94,9 +94,9 @@ def routes(database: Database) -> APIRouter:
         values: dict[str, Any] = {"job": query.job, "status": query.status, "limit": query.limit + 1}
         values |= {"at": after[0], "id": after[1]} if after else {}
         conditions = where(
-            (query.job, "job = %(job)s"),
-            (query.status, "status = %(status)s"),
-            (after, "(started_at, run_id) < (%(at)s::timestamptz, %(id)s)"),
+            (query.job, sql.SQL("job = %(job)s")),
+            (query.status, sql.SQL("status = %(status)s")),
+            (after, sql.SQL("(started_at, run_id) < (%(at)s::timestamptz, %(id)s)")),
         )
         statement = sql.SQL(
             "select run_id, cycle_id, job, run_date, status, attempt, started_at, finished_at, seconds, error"

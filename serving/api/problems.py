@@ -86,6 +86,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(PoolTimeout)
     @app.exception_handler(psycopg.Error)
     async def _database(request: Request, error: psycopg.Error) -> Response:
+        if isinstance(error, psycopg.DataError):
+            return response(422, "A value is out of the range that the data can have")
         if isinstance(error, psycopg.errors.QueryCanceled):
             return response(503, "The answer takes too long: ask for fewer days, or try again later")
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path
 from fastapi import Query as QueryParameters
@@ -61,7 +61,9 @@ def routes(database: Database) -> APIRouter:
         first, last = query.days
         after = decode(query.cursor, Decimal, str)
         sums = SUMS.format(
-            where=where((first, "day >= %(first)s"), (last, "day <= %(last)s"), _category(query.category))
+            where=where(
+                (first, sql.SQL("day >= %(first)s")), (last, sql.SQL("day <= %(last)s")), _category(query.category)
+            )
         )
         values: dict[str, Any] = {"first": first, "last": last, "category": query.category, "limit": query.limit + 1}
         values |= {"value": after[0], "id": after[1]} if after else {}
@@ -84,7 +86,7 @@ def routes(database: Database) -> APIRouter:
         values: dict[str, Any] = {"category": query.category, "limit": query.limit + 1}
         values |= {"rank": after[0], "id": after[1]} if after else {}
         conditions = where(
-            _category(query.category), (after, "(revenue_rank, product_id) > (%(rank)s::bigint, %(id)s)")
+            _category(query.category), (after, sql.SQL("(revenue_rank, product_id) > (%(rank)s::bigint, %(id)s)"))
         )
         statement = sql.SQL(
             "select * from serving.product_ranking {} order by revenue_rank, product_id limit %(limit)s"
@@ -119,8 +121,8 @@ def routes(database: Database) -> APIRouter:
     return router
 
 
-def _category(category: str | None) -> tuple[str | None, LiteralString]:
-    return category, "category = %(category)s"
+def _category(category: str | None) -> tuple[str | None, sql.SQL]:
+    return category, sql.SQL("category = %(category)s")
 
 
 async def _is_known(database: Database, product_id: str) -> bool:

@@ -48,7 +48,9 @@ def routes(database: Database, live: Live) -> APIRouter:
         values: dict[str, Any] = {"type": query.period.value, "category": query.category, "limit": query.limit + 1}
         values |= {"period": after[0]} if after else {}
         conditions = where(
-            (True, "period_type = %(type)s"), (True, "category = %(category)s"), (after, "period_value < %(period)s")
+            (True, sql.SQL("period_type = %(type)s")),
+            (True, sql.SQL("category = %(category)s")),
+            (after, sql.SQL("period_value < %(period)s")),
         )
         statement = sql.SQL(
             "select period_value as period, category, total_sales as orders, total_quantity as quantity,"

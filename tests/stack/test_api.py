@@ -30,6 +30,7 @@ from world import eventually
 from lib.settings import ROOT, Settings, settings
 from lib.stack import lifecycle as parts_of_stack
 from serving import access
+from serving.api.parameters import encode
 from serving.client import ApiError, Client
 
 OPEN = ("/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs")
@@ -245,6 +246,18 @@ def test_wrong_parameters_are_a_problem_that_names_them(api: Client, query: str,
     assert told in answer.json()["detail"]
 
 
+def test_a_cursor_beyond_all_ranges_is_a_problem_of_who_made_it(api: Client) -> None:
+    for path, values in {
+        "/v1/products/ranking": [[10**30, "x"], [-(10**400), "x"], [1, "\ud800"]],
+        KEPT: [["1e999999", "x"], ["nan", "x"], ["1", "\0"]],
+        "/v1/customers/rfm": [["1e999999", "x"], ["-inf", "x"]],
+        "/v1/pipeline/runs": [["0001-01-01T00:00:00+14:00", "x"], ["9999-12-31", "x"]],
+    }.items():
+        for each in values:
+            answer = api.http.get(path, params={"cursor": encode(each)})
+            assert answer.status_code in (200, 422), (path, each, answer.text)
+
+
 def test_texts_that_look_like_sql_are_texts(api: Client) -> None:
     for text in ("' or 1=1 --", "Books'; drop table fact_sales; --", "%s", "%(category)s", "\\", "\ud7ff", "🛒" * 50):
         assert list(api.products(category=text)) == []
@@ -271,14 +284,16 @@ def test_a_key_opens_its_areas_until_it_ends_or_is_revoked(
     for wrong in ("", "x", token[:-1], token + "x", "gm_" + "a" * 200):
         answer = ask("/v1/sales/today", **({"X-API-Key": wrong} if wrong else {}))
         assert answer.status_code == 401 and answer.json()["status"] == 401 and answer.headers["www-authenticate"]
-    schedule("api-key", "revoke", key_id)
+    assert access.revoke(key_id) and not access.revoke(key_id)
     eventually(lambda: ask("/v1/sales/today", **{"X-API-Key": token}).status_code == 401)
     ended, _ = access.create("short", days=0.00002)
     eventually(lambda: ask("/v1/sales/today", **{"X-API-Key": ended}).status_code == 401)
-    assert "revoked already" in schedule("api-key", "revoke", key_id).stdout
-    schedule("api-key", "revoke", "nosuchid", expect=2)
-    schedule("api-key", "create", "x", "--scope", "everything", expect=2)
-    schedule("api-key", "create", "", expect=2)
+    assert "nosuchid" in schedule("api-key", "revoke", "nosuchid", expect=2).stderr
+    for scopes, options in ((["everything"], {}), ([], {"days": -1}), ([], {"per_minute": 0})):
+        with pytest.raises(access.AccessError):
+            access.create("x", scopes or access.SCOPES, **options)
+    with pytest.raises(access.AccessError):
+        access.create(" ")
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_back(stack: Settings, api: Client) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -25,11 +26,11 @@ from generators.events import Event
 from generators.producer import produce
 from lib import migrate
 from lib.ingest import sink
-from lib.ledger import metrics
+from lib.ledger import jobs, metrics
 from lib.ledger.head import LATENCY_SECONDS, read_head
 from lib.ledger.metrics import Exporter
 from lib.schemas import CART_EVENTS, CONTRACTS
-from lib.settings import TOPICS, Settings
+from lib.settings import ROOT, TOPICS, Settings
 from lib.stack import lifecycle as parts_of_stack
 from lib.stack import scratch
 
@@ -37,6 +38,30 @@ Samples = dict[tuple[str, ...], float]
 """Value by the name of the sample and the values of its labels, the table first."""
 
 names = count()
+PARTS = ("realtime", "warehouse", "kafka")
+
+RUNS = """
+insert into ops.cuts (run_date, transactions, product_view_events, cart_events, created_at)
+values ('2026-01-01', 1, 1, 1, '2026-01-01 00:00+00'), ('2026-01-01', 2, 2, 2, '2026-01-01 00:10+00');
+insert into ops.job_runs (run_id, cycle_id, job, run_date, cut_id, status, started_at, finished_at)
+select number::text, cycle_id, job, '2026-01-01', cut_id, status, '2026-01-01'::timestamptz + began * interval '1 minute',
+    '2026-01-01'::timestamptz + ended * interval '1 minute'
+from (
+    values
+        (1, '20260101T000000-batch-3f2a', 'etl/good', 1, 'done', 1, 2),
+        (2, '20260101T001000-batch-3f2b', 'etl/good', 2, 'done', 11, 12),
+        (3, '20260101T000000-batch-3f2a', 'etl/failing', 1, 'done', 1, 2),
+        (4, '20260101T001000-batch-3f2b', 'etl/failing', 2, 'killed', 11, 12),
+        (5, '20260101T001000-batch-3f2b', 'etl/failing', 2, 'skipped', 13, 13),
+        (6, '20260101T000000-batch+weekly-3f2a', 'etl/at_work', 1, 'done', 1, 3),
+        (7, '20260101T001000-batch-3f2b', 'etl/at_work', 2, 'running', 11, null),
+        (8, '20260101T000300-explore/by_hand-aaaa', 'explore/by_hand', 1, 'done', 3, 4),
+        (9, '20260101T000500-explore/by_hand-bbbb', 'explore/by_hand', 1, 'failed', 5, 6),
+        (10, null, 'ingest/saver', null, 'failed', 1, 2),
+        (11, '20260101T000000-batch-3f2a', 'etl/taken_away', 1, 'failed', 1, 2)
+) as run (number, cycle_id, job, cut_id, status, began, ended)
+"""
+"""Runs of cycles of 0:00 and 0:10, of a job by hand, of a saver, and of a notebook that was taken away."""
 
 
 @pytest.fixture
@@ -269,12 +294,17 @@ def test_a_scrape_is_answered_while_nothing_else_is(config: Settings, caplog: py
     nowhere = {
         "kafka_bootstrap": f"localhost:{ports['GM_KAFKA_PORT']}",
         "realtime_dsn": SecretStr(f"postgresql://u:p@localhost:{ports['GM_REALTIME_PORT']}/realtime"),
+        "warehouse_dsn": SecretStr(f"postgresql://u:p@localhost:{ports['GM_WAREHOUSE_PORT']}/warehouse"),
     }
     with closing(Exporter(config.model_copy(update=nowhere))) as exporter:
-        assert scrape(exporter) == {("globalmart_up", "realtime"): 0, ("globalmart_up", "kafka"): 0}
+        found = scrape(exporter)
+        assert {found.pop(("globalmart_disk_free_bytes",)) > 0, found.pop(("globalmart_disk_size_bytes",)) > 0} == {
+            True
+        }
+        assert found == {("globalmart_up", part): 0 for part in PARTS}
         scrape(exporter)
     # one line for each part, however often it is asked
-    assert len([record for record in caplog.records if record.name == metrics.log.name]) == 2
+    assert len([record for record in caplog.records if record.name == metrics.log.name]) == 3
 
 
 def test_without_kafka_the_counters_are_there_and_lag_is_not(config: Settings) -> None:
@@ -301,11 +331,11 @@ def test_the_program_answers_on_loopback(stack: Settings) -> None:
         stop=stop_after_delay(120),
         wait=wait_fixed(0.25),
         retry=retry_if_exception_type(OSError)
-        | retry_if_result(lambda found: {found["globalmart_up", part] for part in ("realtime", "kafka")} != {1}),
+        | retry_if_result(lambda found: {found["globalmart_up", part] for part in PARTS} != {1}),
     )
     try:
         found = waiting(asked)
-        up = {("globalmart_up", "realtime"), ("globalmart_up", "kafka")}
+        up = {("globalmart_up", part) for part in PARTS}
         assert set(asked("globalmart_up")) == up
         rows = {("globalmart_ingest_rows_total", table) for table in CONTRACTS}
         assert set(asked("globalmart_ingest_rows_total", "globalmart_up", "nonsense")) == rows | up
@@ -317,3 +347,38 @@ def test_the_program_answers_on_loopback(stack: Settings) -> None:
     with stored.connected(stack, "realtime") as connection:
         written = stored.scalar(connection, "select coalesce(sum(rows_written), 0)::bigint from ops.ingest_batches")
     assert sum(value for key, value in found.items() if key[0] == "globalmart_ingest_rows_total") == written
+
+
+def test_jobs_stand_as_their_last_runs_say(stack: Settings, tmp_path: Path) -> None:
+    name = f"jobs_{next(names)}"
+    owner = stack.dsn("warehouse", admin=True)
+    with closing(psycopg2.connect(owner)) as connection, connection.cursor() as cursor:
+        connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+        cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    for job in ("etl/good", "etl/failing", "etl/at_work", "explore/by_hand", "ingest/saver", "etl/new"):
+        (tmp_path / f"{job}.ipynb").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{job}.ipynb").touch()
+    try:
+        with closing(psycopg2.connect(owner, dbname=name)) as connection:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("create schema ops")
+                cursor.execute((ROOT / "sql" / "warehouse" / "001_ops.sql").read_text())
+                cursor.execute(RUNS)
+            found = jobs.read(connection, tmp_path)
+    finally:
+        with closing(psycopg2.connect(owner)) as connection, connection.cursor() as cursor:
+            connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+            cursor.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    assert {job.name: (job.has_failed, _minute(job.finished_at), _minute(job.began_at)) for job in found.jobs} == {
+        "etl/good": (False, 12, 10),
+        "etl/failing": (True, 2, 0),
+        "etl/at_work": (False, 3, 0),
+        "explore/by_hand": (True, 4, None),
+        "ingest/saver": (None, None, None),
+        "etl/new": (None, None, None),
+    }
+    assert _minute(found.cycle_at) == 10
+
+
+def _minute(moment: datetime | None) -> int | None:
+    return moment.minute if moment else None

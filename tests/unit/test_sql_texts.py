@@ -167,6 +167,7 @@ def _sources() -> Iterator[Source]:
         ROOT / "schedule.py",
         *sorted((ROOT / "lib").rglob("*.py")),
         *sorted((ROOT / "generators").rglob("*.py")),
+        *sorted((ROOT / "serving").rglob("*.py")),
     ]
     for path in [*modules, *sorted((ROOT / "notebooks").rglob("*.ipynb"))]:
         name = path.relative_to(ROOT).as_posix()

@@ -1,0 +1,1 @@
+"""Grafana's data sources and dashboards as code."""
