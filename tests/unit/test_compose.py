@@ -338,6 +338,17 @@ def test_prometheus_asks_the_services() -> None:
     assert targets["api"] == ["api", str(Settings.model_fields["api_port"].default)]
     for host in ("metrics", "api", "alertmanager"):
         assert networks(host) & networks("prometheus")
+    local = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert config["rule_files"] == local["rule_files"] and config["global"] == local["global"]
+    assert [job["job_name"] for job in config["scrape_configs"]] == [job["job_name"] for job in local["scrape_configs"]]
+
+
+def test_grafana_is_told_all_that_its_provisioning_asks_for() -> None:
+    files = (ROOT / "serving" / "grafana" / "provisioning").rglob("*.yaml")
+    asked = {name for file in files for name in re.findall(r"\$\{(\w+)\}", file.read_text())}
+    assert asked == {one for one in SERVICES["grafana"]["environment"] if one.startswith("GM_")} | {
+        "GM_READER_PASSWORD"
+    }
 
 
 # --- what it is made of
