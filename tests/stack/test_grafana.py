@@ -12,7 +12,7 @@ from psycopg2.extensions import connection as Connection
 
 from lib import servers
 from lib.settings import READER, Settings
-from tests import grafana
+from serving.grafana import queries as grafana
 
 QUERIES = {place: (board, panel, target) for place, board, panel, target in grafana.queries()}
 CHOICES = {place: (board, variable) for place, board, variable in grafana.choices()}

@@ -21,8 +21,8 @@ from lib.ledger import metrics
 from lib.settings import ROOT
 from serving.api import answers, cache, live
 from serving.grafana import make
-from tests import grafana
-from tests.grafana import Json
+from serving.grafana import queries as grafana
+from serving.grafana.queries import Json
 
 BOARDS = grafana.dashboards()
 PANELS = {f"{name}: {panel['title']}": panel for name, board in BOARDS.items() for panel in grafana.panels(board)}

@@ -95,7 +95,9 @@ def _macro(name: str, arguments: list[str], request: Request) -> str:
     if name == "__timeTo":
         return end
     if name == "__timeGroupAlias":
-        number, unit = re.fullmatch(r"'?([0-9]+)([smhd])'?", arguments[1]).groups()
-        seconds = int(number) * _SECONDS[unit]
+        found = re.fullmatch(r"'?([0-9]+)([smhd])'?", arguments[1])
+        if found is None:
+            raise ValueError(f"{arguments[1]} is no interval")
+        seconds = int(found[1]) * _SECONDS[found[2]]
         return f'floor(extract(epoch from {arguments[0]})/{seconds})*{seconds} AS "time"'
     raise ValueError(f"Grafana has no macro {name}, or none that these dashboards need")
