@@ -212,9 +212,10 @@ class Answers:
             # the one who computes it may go away before the others, so the route doesn't see their connection
             other: list[Message] = []
             found = await self.cache.get(key, lambda: self._compute(scope, other))
+            if found is None and not other:
+                # who has waited for somebody else's answer, which was none, asks again, and may get one
+                found = await self._compute(scope, other)
             if found is None:
-                if not other:
-                    await self._compute(scope, other)
                 for message in other:
                     await send(message)
                 return

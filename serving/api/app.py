@@ -112,10 +112,11 @@ class App:
         @router.get("/health/ready", summary="Whether requests can be answered", responses={503: {"model": Health}})
         async def is_ready(query: Annotated[Query, QueryParameters()], response: Response) -> Health:
             """Whether the data can be reached. The cache is looked at, too, but isn't needed."""
-            parts = [
-                await self._part("warehouse", "select version from serving.loaded_version"),
-                await self._part("realtime", "select version from serving.live_version"),
-            ]
+            asked = (
+                self._part("warehouse", "select version from serving.loaded_version"),
+                self._part("realtime", "select version from serving.live_version"),
+            )
+            parts = list(await asyncio.gather(*asked))
             is_ready = all(part.is_ready for part in parts)
             answers = await self.cache.ask(self.cache.redis.ping) is not None
             parts.append(

@@ -29,7 +29,7 @@ UNREAD = [
     story.sale("late order", "12-20", story.line("aba", 10, 2, category="Books"), user="twice", country="Narnia"),
     story.sale("two lines", "01-20T10:00", story.line("gift", 0.335, 3), story.line("gift", 2.5), user="nobody knew"),
     story.sale("unheard of", "01-20T11:00", story.line("never seen", 7), country=""),
-    story.view("unread view", "01-20T23:59:59", "gift", user="looker"),
+    story.view("unread view", "01-20T23:59", "gift", user="looker"),
     story.view("unread view of nothing known", "01-20", "never seen", user="nobody knew"),
     story.cart("unread cart", "01-20", "gift", quantity=3, price=0.335),
     story.cart("unread cart without a price", "01-20", "gift", quantity=3),
