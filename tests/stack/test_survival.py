@@ -70,7 +70,7 @@ def ordeal(stack: Settings, drained: dict[str, int], soak: bool) -> Iterator[Ord
     parts_of_stack.up(stack, ["savers", "api"])
     eventually(lambda: _is_ready(stack))
     try:
-        with load(stack, rate=RATE, name="ordeal") as sent, reading(stack, 2 if soak else 1) as readers:
+        with load(stack, rate=RATE, name="ordeal") as sent, reading(stack, *([2, 0.01] if soak else [])) as readers:
             _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
             with _cycles(stack, ["run", "batch"], *[["rebuild", "--swap"]] * soak):
                 recoveries = [_kill(stack, kind, chance) for kind in kinds]

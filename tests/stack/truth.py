@@ -62,6 +62,8 @@ class Readers:
     """What the readers were told, and how often something was away."""
 
     config: Settings
+    pause: float
+    """Seconds between two questions of a reader."""
     stop: threading.Event = field(default_factory=threading.Event)
     answers: list[Answer] = field(default_factory=list)
     away: Counter[str] = field(default_factory=Counter)
@@ -88,6 +90,7 @@ class Readers:
                     cursor.execute(statement)
                     names = [column.name for column in cursor.description or ()]
                     self.answers.append(Answer(kind, asked, dict(zip(names, cursor.fetchall()[0], strict=True))))
+                    self.stop.wait(self.pause)
 
     def read_api(self) -> None:
         """Ask the API until told to stop; what isn't an answer has to be a problem that says when to come back."""
@@ -97,7 +100,7 @@ class Readers:
             while not self.stop.is_set():
                 for path in paths:
                     self._get(client, path)
-                self.stop.wait(0.02)
+                self.stop.wait(self.pause)
 
     def _get(self, client: httpx.Client, path: str) -> None:
         asked = time.time()
@@ -166,9 +169,9 @@ class _Sums:
 
 
 @contextmanager
-def reading(config: Settings, statements: int = 1) -> Iterator[Readers]:
+def reading(config: Settings, statements: int = 1, pause: float = 0.2) -> Iterator[Readers]:
     """Readers at work for as long as the block lasts: of the warehouse, as many as `statements`, and one of the API."""
-    readers = Readers(config)
+    readers = Readers(config, pause)
     work = [readers.read_api, readers.look_at_head, *[readers.read_statements] * statements]
     threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
