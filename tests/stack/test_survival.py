@@ -70,14 +70,14 @@ def ordeal(stack: Settings, drained: dict[str, int], soak: bool) -> Iterator[Ord
     parts_of_stack.up(stack, ["savers", "api"])
     eventually(lambda: _is_ready(stack))
     try:
-        with load(stack, rate=RATE, name="ordeal") as sent, reading(stack, *([2, 0.01] if soak else [])) as readers:
-            _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
-            with _cycles(stack, ["run", "batch"], *[["rebuild", "--swap"]] * soak):
-                recoveries = [_kill(stack, kind, chance) for kind in kinds]
-                parts_of_stack.await_health(stack)
-                eventually(
-                    lambda: len(readers.answers) > (ANSWERS if soak else 0), seconds=HEAL_SECONDS * (8 if soak else 1)
-                )
+        with reading(stack, *([2, 0.01] if soak else [])) as readers:
+            with load(stack, rate=RATE, name="ordeal") as sent:
+                _recovery(stack, "start", datetime.now(UTC), dict.fromkeys(KEYS, 0))
+                with _cycles(stack, ["run", "batch"], *[["rebuild", "--swap"]] * soak):
+                    recoveries = [_kill(stack, kind, chance) for kind in kinds]
+                    parts_of_stack.await_health(stack)
+                    patience = HEAL_SECONDS * (8 if soak else 1)
+                    eventually(lambda: len(readers.answers) > (ANSWERS if soak else 0), seconds=patience)
             eventually(lambda: all(map(is_level, KEYS)), seconds=HEAL_SECONDS)
         yield Ordeal(sent, recoveries, drained, readers)
     finally:
