@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -505,8 +505,15 @@ def test_the_api_says_nothing_of_its_secrets(api: Client, stack: Settings) -> No
         assert secret.get_secret_value() not in log
 
 
+def test_the_client_works_as_the_docs_show_it(api: Client) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    *_, code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code.replace('sort="revenue"', 'start=date(2025, 12, 1), sort="revenue"'), scope | {"date": date}, scope)
+    assert scope["best"].revenue > 0
+
+
 def test_a_day_that_has_no_events_is_an_empty_answer(api: Client) -> None:
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     assert list(api.products(start=tomorrow, end=tomorrow)) == []
     assert api.days(start=tomorrow, end=tomorrow) == []
-    assert Path(ROOT / "docs" / "serving.md").exists()

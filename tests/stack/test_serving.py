@@ -269,6 +269,22 @@ def test_spark_reads_what_is_served(unread: Line, reader: Connection) -> None:
     assert tuple(found) == tuple(told.values())
 
 
+def test_the_ways_in_that_the_docs_show_lead_there(
+    unread: Line, stack: Settings, reader: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    pandas, spark, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("GM_READER_PASSWORD", stack.reader_password.get_secret_value())
+    scope: dict[str, Any] = {"load": warehouse_room.begin("test/serving", reads=())}
+    try:
+        exec(pandas.replace("port=5432", f"port={stack.warehouse_port}"), scope)
+        exec(spark, scope)
+    finally:
+        scope["load"].abandon()
+    wanted = rows(reader, "select day, revenue from serving.sales_days where category = 'All' order by day")
+    assert scope["days"].to_dict("records") == wanted
+
+
 def test_without_the_realtime_database_facts_still_answer_and_the_same_session_recovers(
     unread: Line, stack: Settings, reader: Connection
 ) -> None:
