@@ -198,15 +198,12 @@ def test_a_load_says_how_it_ended_and_that_nothing_was_checked(
 )
 def test_a_load_of_which_a_part_could_not_be_staged_is_not_finished(stack: Settings, wrong: str) -> None:
     load = warehouse_room.begin("test/tables", reads=())
-    try:
-        with pytest.raises((TypeError, PySparkException)):
-            load.stage("products", load.session.sql(wrong), like="product_performance")
-        with pytest.raises(RuntimeError, match=r"products couldn't be staged, .* mend the cell that failed"):
-            load.finish()
-        load.stage("products", load.session.sql("select 'p' as product_id"), like="product_performance")
+    with pytest.raises((TypeError, PySparkException)):
+        load.stage("products", load.session.sql(wrong), like="product_performance")
+    with pytest.raises(RuntimeError, match=r"products couldn't be staged, .* mend the cell that failed"):
         load.finish()
-    finally:
-        load.abandon()
+    load.stage("products", load.session.sql("select 'p' as product_id"), like="product_performance")
+    load.finish()
 
 
 def test_a_percent_sign_in_a_query_without_values_is_one(stack: Settings) -> None:
