@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = "/v1/"
 LOADED = ("/v1/customers/segments", "/v1/customers/rfm", "/v1/sales/trends", "/v1/products/ranking")
-"""What only a load changes; all else that is kept may change with each event."""
+"""What only a load changes; all else that is kept may change with each event, such as a customer called `rfm_1`."""
 BY_MINUTE = ("/v1/sales/last-hour",)
 """What changes with the clock, too; all else with the day."""
 NOT_KEPT = ("/v1/pipeline", "/v1/reports", "/v1/sales/stream")
@@ -114,8 +114,8 @@ class Keys:
             self.known = {key.sha256: key for key in keys}
             self.at = began
 
-    async def admit(self, token: str, area: str) -> Key:
-        """The key, if it opens the area now; counts the request.
+    async def admit(self, token: str, area: str) -> None:
+        """Let a request in, if its key opens the area now; counts it.
 
         Raises
         ------
@@ -141,7 +141,6 @@ class Keys:
         if (wait := bucket.take()) > 0:
             told = {"Retry-After": str(math.ceil(wait))}
             raise Refused(429, f"This key may ask {key.per_minute} times a minute", **told)
-        return key
 
 
 _WHO = {"WWW-Authenticate": 'ApiKey realm="globalmart"'}
@@ -201,7 +200,7 @@ class Answers:
     async def _kept(
         self, scope: Scope, receive: Receive, send: Send, path: str, headers: MutableMapping[bytes, bytes]
     ) -> None:
-        version = self.versions.current("loaded" if path.startswith(LOADED) else "live")
+        version = self.versions.current("loaded" if path in LOADED else "live")
         if version is None:
             detail = "It can't be said how new the data is: a database is away; asking again may help"
             await problems.response(503, detail)(scope, receive, send)
@@ -248,15 +247,14 @@ class Answers:
 @functools.cache
 def _counters(area: str, status: int) -> tuple[Counter, Histogram]:
     """The figures of an area; looking them up by their labels takes longer than counting."""
-    return REQUESTS.labels(area if area in (*SCOPES, "open") else "other", status), SECONDS.labels(
-        area if area in (*SCOPES, "open") else "other"
-    )
+    return REQUESTS.labels(area, status), SECONDS.labels(area)
 
 
 def _area(path: str) -> str:
-    """The area whose scope a path takes; none for what is open."""
+    """The area whose scope a path takes, "other" for one that there isn't; none for what is open."""
     if path.startswith(ROOT):
-        return path[len(ROOT) :].partition("/")[0] or "products"
+        area = path[len(ROOT) :].partition("/")[0]
+        return area if area in SCOPES else "other"
     return "reports" if path == FILES or path.startswith(f"{FILES}/") else ""
 
 
@@ -278,7 +276,7 @@ def _token(headers: MutableMapping[bytes, bytes]) -> str:
 def _key(path: str, query: bytes, version: str) -> str:
     """What an answer depends on: what was asked for, the data, and the clock."""
     pairs = sorted(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else []
-    clock = f"{datetime.now(UTC):%Y-%m-%dT%H:%M}" if path.startswith(BY_MINUTE) else f"{datetime.now(UTC):%Y-%m-%d}"
+    clock = f"{datetime.now(UTC):%Y-%m-%dT%H:%M}" if path in BY_MINUTE else f"{datetime.now(UTC):%Y-%m-%d}"
     return f"{version}:{digest(f'{clock} {path}?{urlencode(pairs)}').hex()[:40]}"
 
 

@@ -112,6 +112,36 @@ def test_the_same_question_has_the_same_place_in_the_cache_and_another_one_anoth
     assert len({one, *others}) == 6
 
 
+def test_a_customer_or_product_that_is_called_like_a_route_is_none_of_it() -> None:
+    for path in answers.LOADED:
+        assert f"{path}_1" not in answers.LOADED and f"{path}/1" not in answers.LOADED
+    asked: list[str] = []
+
+    class Versions:
+        def current(self, kind: str) -> None:
+            asked.append(kind)
+
+    async def work() -> None:
+        sent: list[dict[str, object]] = []
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        front = answers.Answers(None, keys=None, cache=None, versions=Versions())  # type: ignore[arg-type]
+        for path in ("/v1/customers/rfm", "/v1/customers/rfm_1", "/v1/customers/segments 2", "/v1/products/ranking/x"):
+            scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+            await front._kept(scope, None, send, path, {})  # type: ignore[arg-type]
+
+    asyncio.run(work())
+    assert asked == ["loaded", "live", "live", "live"]
+
+
+def test_areas_that_there_are_not_are_counted_as_one() -> None:
+    assert [answers._area(path) for path in ("/v1/sales/today", "/v1/x", "/v1/", "/v1/x/y", "/reports/a", "/docs")] == [
+        *("sales", "other", "other", "other", "reports", "")
+    ]
+
+
 def test_an_answer_is_matched_by_its_tag() -> None:
     assert _matches(b'"a", W/"b"', b'"b"') and _matches(b"*", b'"x"')
     assert not _matches(b"", b'"a"') and not _matches(b'"b"', b'"a"')
