@@ -1,5 +1,6 @@
 """How the jobs of the warehouse stand, for Prometheus: their last good runs, failures, and what is overdue."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,9 +58,16 @@ class Standings:
     cycle_at: datetime | None = None
 
 
+def notebook_names(folder: Path) -> list[str]:
+    """The notebooks below a folder, as jobs are called; what can't be listed, or has a name that is no text, is left out."""
+    files = [Path(place, file) for place, _, files in os.walk(folder) for file in files if file.endswith(".ipynb")]
+    names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    return [name for name in names if name.isprintable()]
+
+
 def read(connection: Connection, notebooks: Path) -> Standings:
     """How the jobs stand; one whose notebook was taken away isn't asked for any more."""
-    names = [path.relative_to(notebooks).with_suffix("").as_posix() for path in notebooks.rglob("*.ipynb")]
+    names = notebook_names(notebooks)
     connection.set_session(readonly=True)
     with connection, connection.cursor() as cursor:
         cursor.execute(JOBS, {"names": names})

@@ -1,5 +1,6 @@
 """Metrics without a stack: buckets as Prometheus counts them, what is due, the disk, and the API's cache."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -85,3 +86,11 @@ def test_the_cache_is_down_while_it_is_left_alone() -> None:
     assert REGISTRY.get_sample_value("globalmart_api_cache_up") == 0
     breaker.worked()
     assert REGISTRY.get_sample_value("globalmart_api_cache_up") == 1
+
+
+def test_a_notebook_with_a_name_that_is_no_text_keeps_no_scrape_from_being_answered(tmp_path: Path) -> None:
+    (tmp_path / "etl").mkdir()
+    for name in (b"good.ipynb", b"\xff.ipynb", b"no notebook.txt"):
+        (tmp_path / "etl" / os.fsdecode(name)).touch()
+    assert jobs.notebook_names(tmp_path) == ["etl/good"]
+    assert jobs.notebook_names(tmp_path / "gone") == []
