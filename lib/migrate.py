@@ -1,7 +1,7 @@
 """Forward-only migrations: the numbered files of `sql/<database>/`, each in one transaction with its ledger row."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -81,41 +81,25 @@ def link(config: Settings) -> None:
         connection.cursor() as cursor,
     ):
         cursor.execute("select pg_advisory_xact_lock(hashtext('globalmart migrations'))")
-        cursor.execute("select coalesce(srvoptions, '{}') from pg_foreign_server where srvname = 'realtime'")
-        known = _options(cursor.fetchone())
-        if where.items() - known.items():
-            cursor.execute(sql.SQL("alter server realtime options ({})").format(_changes(where, known)))
-        cursor.execute(
-            "select coalesce(umoptions, '{}') from pg_user_mappings where srvname = 'realtime' and usename = current_user"
-        )
-        mapped = cursor.fetchone()
-        known = _options(mapped)
-        if mapped is None:
+        cursor.execute("select srvoptions from pg_foreign_server where srvname = 'realtime'")
+        if where.items() - _options(cursor.fetchone()).items():
+            cursor.execute(sql.SQL("alter server realtime options ({})").format(_listed(where, sql.SQL("set {} {}"))))
+        cursor.execute("select umoptions from pg_user_mappings where srvname = 'realtime' and usename = current_user")
+        if whom.items() - _options(cursor.fetchone()).items():
+            cursor.execute("drop user mapping if exists for current_user server realtime")
             cursor.execute(
-                sql.SQL("create user mapping for current_user server realtime options ({})").format(_changes(whom))
-            )
-        elif whom.items() - known.items():
-            cursor.execute(
-                sql.SQL("alter user mapping for current_user server realtime options ({})").format(
-                    _changes(whom, known)
+                sql.SQL("create user mapping for current_user server realtime options ({})").format(
+                    _listed(whom, sql.SQL("{} {}"))
                 )
             )
 
 
-_SET, _ADD = sql.SQL("set {} {}"), sql.SQL("add {} {}")
-
-
 def _options(row: tuple[list[str], ...] | None) -> dict[str, str]:
-    return dict(option.split("=", 1) for option in row[0]) if row else {}
+    return dict(option.split("=", 1) for option in row[0] or ()) if row else {}
 
 
-def _changes(wanted: Mapping[str, str], known: Collection[str] | None = None) -> sql.Composable:
-    """A list of options for `create` or, with those that are `known`, for `alter`."""
-    verbs = [sql.SQL("{} {}") if known is None else _SET if name in known else _ADD for name in wanted]
-    return sql.SQL(", ").join(
-        verb.format(sql.Identifier(name), sql.Literal(value))
-        for verb, (name, value) in zip(verbs, wanted.items(), strict=True)
-    )
+def _listed(options: Mapping[str, str], each: sql.SQL) -> sql.Composable:
+    return sql.SQL(", ").join(each.format(sql.Identifier(name), sql.Literal(value)) for name, value in options.items())
 
 
 def _grant(cursor: Cursor, role: str, address: SecretStr) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -58,10 +59,7 @@ def check_spark(address: SecretStr) -> SecretStr:
     ValueError
         Saying what to write, and nothing of the address.
     """
-    text = address.get_secret_value()
-    if text and not _is_spark(text):
-        raise ValueError(f"isn't an address of a Spark Connect server: {SPARK_HINT}")
-    return address
+    return _checked(address, _is_spark, f"a Spark Connect server: {SPARK_HINT}")
 
 
 def check_redis(address: SecretStr) -> SecretStr:
@@ -72,9 +70,14 @@ def check_redis(address: SecretStr) -> SecretStr:
     ValueError
         Saying what to write, and nothing of the address.
     """
+    return _checked(address, _is_redis, f"a Redis server: {REDIS_HINT}")
+
+
+def _checked(address: SecretStr, is_right: Callable[[str], bool], what: str) -> SecretStr:
+    """The address, if it is empty or right."""
     text = address.get_secret_value()
-    if text and not _is_redis(text):
-        raise ValueError(f"isn't an address of a Redis server: {REDIS_HINT}")
+    if text and not is_right(text):
+        raise ValueError(f"isn't an address of {what}")
     return address
 
 

@@ -3,16 +3,13 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from psycopg2.extensions import connection as Connection
 from psycopg2.extras import RealDictCursor
 
-from lib import servers
-from lib.settings import settings
+from lib.runs import registry
 
 SCOPES = ("products", "customers", "sales", "pipeline", "reports")
 """The areas of the API; a key opens some of them."""
@@ -75,7 +72,7 @@ def create(
 
 def ensure_local(token: str) -> None:
     """Let the key of `.env` open everything; one that it had before is revoked."""
-    with closing(_warehouse()) as connection, connection, connection.cursor() as cursor:
+    with registry.warehouse() as connection, connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(hashtext('ops.api_keys'))")
         cursor.execute(
             "update ops.api_keys set revoked_at = clock_timestamp()"
@@ -91,10 +88,7 @@ def ensure_local(token: str) -> None:
 
 def listing() -> list[Key]:
     """All keys, those of today first."""
-    with (
-        closing(_warehouse()) as connection,
-        connection.cursor(cursor_factory=RealDictCursor) as cursor,
-    ):
+    with registry.warehouse() as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute("select * from serving.api_keys order by created_at desc, key_id")
         return [from_row(row) for row in cursor.fetchall()]
 
@@ -107,7 +101,7 @@ def revoke(key_id: str) -> bool:
     AccessError
         When there is no such key.
     """
-    with closing(_warehouse()) as connection, connection, connection.cursor() as cursor:
+    with registry.warehouse() as connection, connection.cursor() as cursor:
         cursor.execute(
             "update ops.api_keys set revoked_at = clock_timestamp() where key_id = %s and revoked_at is null", [key_id]
         )
@@ -119,19 +113,10 @@ def revoke(key_id: str) -> bool:
         return False
 
 
-def _warehouse() -> Connection:
-    # not by `lib.database`, which brings pandas: each command of schedule.py would wait for it
-    return servers.connect(settings().address("warehouse"))
-
-
 def _insert(
     key_id: str, client: str, token: str, scopes: Sequence[str], per_minute: int, expires_at: datetime | None
 ) -> Key:
-    with (
-        closing(_warehouse()) as connection,
-        connection,
-        connection.cursor(cursor_factory=RealDictCursor) as cursor,
-    ):
+    with registry.warehouse() as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(
             "insert into ops.api_keys (key_id, client, sha256, scopes, per_minute, expires_at)"
             " values (%s, %s, %s, %s, %s, %s) returning *",

@@ -4,7 +4,7 @@ import graphlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
 from threading import Event
@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 
-from lib import database, locks
+from lib import locks
 from lib.jobs.discovery import Job, JobError, dependencies, scan
 from lib.ledger import compaction
 from lib.ledger.cuts import open_cut
@@ -77,7 +77,7 @@ def run_cycle(
 def refresh_views() -> None:
     """Compute the materialized views of `serving` anew; a failure is logged, and the next cycle tries again."""
     try:
-        with closing(database.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+        with registry.warehouse() as connection, connection.cursor() as cursor:
             cursor.execute("select serving.refresh()")
     except psycopg2.Error as error:
         logger.error("what is served wasn't refreshed; the next cycle tries again: %s", " ".join(str(error).split()))

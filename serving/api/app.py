@@ -185,9 +185,14 @@ class App:
 def _add_problems(path: str, operation: dict[str, Any]) -> None:
     """Document what may go wrong with an operation."""
     answers = operation["responses"]
-    possible = {422, 500} | ({401, 403, 429, 503} if path.startswith("/v1/") else set())
-    for status in sorted({*possible, *(404 for _ in "4" if "404" in answers)}):
+    takes_key = path.startswith("/v1/")
+    possible = {422, 500}
+    if takes_key:
+        possible |= {401, 403, 429, 503}
+    if "404" in answers:
+        possible.add(404)
+    for status in sorted(possible):
         content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         answers[str(status)] = {"description": problems.TITLES[status], "content": content}
-    if path.startswith("/v1/"):
+    if takes_key:
         operation["security"] = [{"key": []}]

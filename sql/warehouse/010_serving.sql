@@ -11,8 +11,9 @@ $$;
 
 create extension postgres_fdw;
 
--- where it is, and as whom to log in, follows from the settings: lib/migrate.py sets that
+-- where it really is, and as whom to log in, follows from the settings: lib/migrate.py sets that
 create server realtime foreign data wrapper postgres_fdw options (
+    host 'localhost', port '5433', dbname 'realtime',
     connect_timeout '3', fetch_size '10000', application_name 'globalmart serving'
 );
 

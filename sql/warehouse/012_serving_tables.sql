@@ -227,7 +227,7 @@ comment on column serving.product_ranking.revenue_rank is '1 for the highest rev
 comment on column serving.product_ranking.revenue_rank_in_category is 'The same within its category.';
 comment on column serving.product_ranking.as_of is 'When the analysis that it is made of was committed.';
 
--- readers aren't kept waiting; the first refresh of an empty view can't be concurrent, and needn't be
+-- readers aren't kept waiting
 create function serving.refresh() returns void
 language plpgsql
 security definer
