@@ -36,8 +36,9 @@ OF_BATCHES = {
     "lines": ("transactions", "select ingest_batch_id, sum(jsonb_array_length(products)) from transactions group by 1"),
     "revenue": (
         "transactions",
-        "select ingest_batch_id, sum(round((line ->> 'quantity')::int * (line ->> 'price')::numeric(18, 4), 2))"
-        " from transactions, jsonb_array_elements(products) as line group by 1",
+        # named in full: a field that somebody sends may have become a column of any name
+        "select o.ingest_batch_id, sum(round((l.value ->> 'quantity')::int * (l.value ->> 'price')::numeric(18, 4), 2))"
+        " from transactions as o, jsonb_array_elements(o.products) as l (value) group by o.ingest_batch_id",
     ),
     "views": ("product_view_events", "select ingest_batch_id, count(*) from product_view_events group by 1"),
     "carts": ("cart_events", "select ingest_batch_id, count(*) from cart_events group by 1"),

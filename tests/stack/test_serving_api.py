@@ -1,4 +1,7 @@
-"""The API over a real warehouse, cache and server: what it answers, what it refuses, and what it does without its parts."""
+"""The API over a real warehouse, cache and server: what it answers, what it refuses, and what it does without its parts.
+
+It sends events behind the story, as test_serving does: by their names both come after the tests that count those of the story.
+"""
 
 import base64
 import contextlib
